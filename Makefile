@@ -1,0 +1,71 @@
+# Utterflow. `make help` lists the targets.
+.DEFAULT_GOAL := help
+SHELL := /bin/bash
+.SHELLFLAGS := -eu -o pipefail -c
+
+VENV ?= .venv
+CORES ?= $(shell nproc)
+PYTHON ?= $(shell for p in python3.11 python3.12 python3; do \
+	$$p -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] < (3, 13))' 2>/dev/null && echo $$p && break; done)
+BIN := $(abspath $(VENV))/bin
+READY := $(VENV)/.ready
+REQUIREMENTS := $(wildcard requirements/*.txt) pyproject.toml
+
+# Jobs run side by side, one thread each; idle OpenMP threads must not spin.
+export OMP_WAIT_POLICY := PASSIVE
+export HF_HUB_OFFLINE ?= 1
+export PATH := $(BIN):$(PATH)
+
+.PHONY: help setup demo test test-slow dry-run report lint format docs clean
+
+help:  ## list the targets
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 12
+
+setup: $(READY)  ## make .venv with the pinned environment
+
+$(READY): $(REQUIREMENTS)
+	@if [ -z "$(PYTHON)" ]; then echo "error: no Python 3.11 or 3.12 found; install one (Debian: apt-get install python3 python3-venv) or run make PYTHON=/path/to/python3.11" >&2; exit 1; fi
+	@command -v g++ >/dev/null || { echo "error: no C++ compiler found, kenlm needs one (Debian: apt-get install g++)" >&2; exit 1; }
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements/main.txt -r requirements/dev.txt
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps -r requirements/slurm.txt
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --editable .
+	@touch $@
+
+demo: $(READY)  ## run the embedded demo; prints a table and where the report is
+	$(BIN)/snakemake demo --cores $(CORES) --quiet rules
+	@$(MAKE) --no-print-directory report
+	@$(BIN)/utterflow report summary
+	@echo "report: $(abspath results/report/report.html)"
+
+report: $(READY)  ## write results/report/report.html from finished results
+	@$(BIN)/snakemake all --cores 1 --report results/report/report.html --quiet all
+
+dry-run: $(READY)  ## show what would run
+	$(BIN)/snakemake --dry-run --cores $(CORES)
+
+test: $(READY)  ## run the tests (set REQUIRE_SLURM=1 to insist on the Slurm ones)
+	$(BIN)/python -m pytest -n 2 --dist loadgroup -m "not slow" tests
+
+test-slow: $(READY)  ## run the slow tests too
+	$(BIN)/python -m pytest -n 2 --dist loadgroup tests
+
+lint: $(READY)  ## ruff, snakefmt, snakemake --lint, mypy, generated docs
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/snakefmt --check Snakefile rules
+	$(BIN)/snakemake --lint
+	$(BIN)/mypy
+	$(BIN)/python -m utterflow.config.reference --check
+
+format: $(READY)  ## format all code
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+	$(BIN)/snakefmt Snakefile rules
+
+docs: $(READY)  ## regenerate config/schema.json and config/README.md
+	$(BIN)/python -m utterflow.config.reference
+
+clean:  ## remove results (the journal too); keeps .venv and data/
+	rm -rf results .snakemake
+	mkdir -p results && touch results/.gitkeep

@@ -1,0 +1,59 @@
+"""Rebuild the embedded demo's data from nothing: corpora, nano Whisper checkpoints, figures.
+
+    pip install -r resources/demo/make_demo/requirements.txt
+    python resources/demo/make_demo/make_demo.py --work /tmp/utterflow-demo
+
+Everything is synthetic speech, and the models are nano models: good for trying the workflow and for nothing
+else.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import time
+from pathlib import Path
+
+STAGES = ("corpora", "training-data", "models", "figures")
+
+
+def main() -> None:
+    """Command line: run the stages asked for, in order."""
+    here = Path(__file__).resolve().parent
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--work", type=Path, required=True, help="folder for what does not ship (1 GB)")
+    parser.add_argument("--demo", type=Path, default=here.parent, help="where the demo's data go")
+    parser.add_argument("--stages", nargs="+", choices=STAGES, default=list(STAGES))
+    parser.add_argument("--threads", type=int, default=2)
+    options = parser.parse_args()
+
+    from synthesise import make_shipped, make_training_data, split_sentences
+
+    parts = split_sentences()
+    for stage in (stage for stage in STAGES if stage in options.stages):
+        began = time.time()
+        if stage == "corpora":
+            make_shipped(options.demo, parts)
+        elif stage == "training-data":
+            make_training_data(options.work / "asr", parts, options.threads)
+        elif stage == "models":
+            from train_whisper import make_models
+
+            make_models(options.work, options.demo / "models", options.threads)
+        else:
+            import torch
+            from measure import annotate_recordings, measure
+
+            torch.set_num_threads(options.threads)
+            annotate_recordings(options.demo)
+            figures = measure(options.demo, print)
+            out = options.demo / "make_demo" / "figures.json"
+            out.parent.mkdir(parents=True, exist_ok=True)
+            out.write_text(json.dumps(figures, indent=1) + "\n", encoding="utf-8")
+        print(f"{stage}: {time.time() - began:.0f} s", flush=True)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,111 @@
+# Glue: the validated configuration, wildcards, and what a rule may know of the configuration.
+
+from pathlib import Path
+
+from snakemake.exceptions import WorkflowError
+
+from utterflow.asr.models import model_inputs
+from utterflow.codedigest import code_digest
+from utterflow.config.base import NAME_PATTERN
+from utterflow.config.load import load_config
+from utterflow.corpora import source_files
+from utterflow.errors import UserError
+
+SCRIPTS = Path(workflow.basedir) / "workflow" / "scripts"
+# Keys that place or size a job; a change of theirs reruns nothing.
+PLACEMENT = {"gpus", "threads", "mem_mb", "runtime", "shards"}
+
+try:
+    CONFIG = load_config(config)
+except UserError as error:
+    raise WorkflowError(f"the configuration cannot be used\n{error}") from None
+config.clear()
+config.update(CONFIG.model_dump(mode="json"))
+
+
+wildcard_constraints:
+    corpus=NAME_PATTERN,
+    asr=NAME_PATTERN,
+    scoring=NAME_PATTERN,
+    shard=r"\d+",
+    shards=r"\d+",
+
+
+def code(rule):
+    """Digest of a rule's script and of the project code that it reaches."""
+    return code_digest(SCRIPTS / f"{rule}.py")
+
+
+def cfg_corpus(wildcards):
+    return CONFIG.corpora[wildcards.corpus].model_dump(mode="json", exclude=PLACEMENT)
+
+
+def cfg_asr(wildcards):
+    return CONFIG.asr[wildcards.asr].model_dump(mode="json", exclude=PLACEMENT)
+
+
+def cfg_scoring(wildcards):
+    return CONFIG.scoring[wildcards.scoring].model_dump(mode="json")
+
+
+def either(names):
+    """A pattern that matches just these names; nothing where there are none."""
+    return "|".join(names) or "(?!)"
+
+
+def grown(value):
+    """A resource that grows with each attempt."""
+    return lambda wildcards, attempt: (value(wildcards) if callable(value) else value) * attempt
+
+
+def present(paths):
+    """Those of `paths` that exist or that a download makes: a dry run works before the data are there.
+
+    A missing file is an error of the job that reads it, with a message that says how to get it.
+    """
+    made = {*CONFIG.downloads, *(f"{path}.contents.tsv" for path in CONFIG.downloads)}
+    return [path for path in paths if path in made or Path(path).exists()]
+
+
+def sources(wildcards):
+    """The annotation files that a corpus is read from."""
+    return present(source_files(CONFIG.corpora[wildcards.corpus]))
+
+
+def asr_runs():
+    """Every (corpus, asr, scoring) that the configuration asks for, once, in its order."""
+    return list(
+        dict.fromkeys(
+            (corpus, asr, scoring)
+            for run in CONFIG.runs
+            for corpus in run.corpora
+            for asr in run.asr
+            for scoring in run.scoring
+        )
+    )
+
+
+def shard_files(wildcards, suffix):
+    """One file of each shard of a corpus, under one ASR variant."""
+    shards = CONFIG.corpora[wildcards.corpus].shards
+    folder = f"results/asr/{wildcards.corpus}/{wildcards.asr}/shards"
+    return [f"{folder}/{shard}-of-{shards}{suffix}" for shard in range(shards)]
+
+
+def run_manifests():
+    return [f"results/corpora/{corpus}/manifest.jsonl" for corpus in dict.fromkeys(run[0] for run in asr_runs())]
+
+
+def run_nbest():
+    return [f"results/asr/{corpus}/{asr}/nbest.jsonl" for corpus, asr in dict.fromkeys(run[:2] for run in asr_runs())]
+
+
+def run_scores(suffix=".json"):
+    return [f"results/evaluate/{corpus}/{asr}/{scoring}{suffix}" for corpus, asr, scoring in asr_runs()]
+
+
+def fetched_files():
+    """All that needs the network."""
+    unpacked = [f"{path}.contents.tsv" for path, item in CONFIG.downloads.items() if item.unpack_to]
+    models = [path for variant in CONFIG.asr.values() if variant.is_hub_model for path in model_inputs(variant)]
+    return [*CONFIG.downloads, *unpacked, *dict.fromkeys(models)]

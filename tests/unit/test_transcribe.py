@@ -1,0 +1,238 @@
+"""The stage: shards, batches, the journal, rejected rows."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import soundfile
+
+from utterflow.asr import transcribe as stage
+from utterflow.asr.gather import gather_nbest
+from utterflow.asr.recognise import choose_method
+from utterflow.asr.transcribe import Shard, make_batches, transcribe
+from utterflow.config.asr import AsrVariant
+from utterflow.errors import UserError
+from utterflow.files import file_sha256, read_jsonl, write_jsonl
+from utterflow.records import ManifestRow, NbestRow, read_records
+
+SECONDS = (0.3, 1.2, 0.8, 1.9, 0.5, 1.4, 5.3, 0.9, 1.0, 0.6)
+
+
+@pytest.fixture(scope="module")
+def manifest(tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("corpus")
+    generator = np.random.default_rng(0)
+    rows = []
+    for index, seconds in enumerate(SECONDS):
+        path = folder / f"{index}.wav"
+        soundfile.write(path, generator.normal(0, 0.2, int(seconds * 16000)), 16000)
+        rows.append(
+            ManifestRow(
+                id=f"row{index}",
+                audio=str(path),
+                audio_sha256=file_sha256(path),
+                audio_bytes=path.stat().st_size,
+                seconds=seconds,
+                text="a b",
+                speaker=f"s{index % 2}",
+            ).row()
+        )
+    write_jsonl(folder / "manifest.jsonl", rows)
+    return folder / "manifest.jsonl"
+
+
+def variant(folder: Path, **keys) -> AsrVariant:
+    return AsrVariant.model_validate(
+        {"model": f"{folder}/", "num_hypotheses": 3, "num_beams": 3, "max_new_tokens": 10, "batch_size": 3, **keys}
+    )
+
+
+def run(manifest: Path, out: Path, cfg: AsrVariant, shards: int = 1, state: Path | None = None) -> Path:
+    """All shards and the gather; the gathered file."""
+    parts = []
+    for index in range(shards):
+        part = out / f"{index}-of-{shards}"
+        parts.append(part)
+        transcribe(
+            manifest=manifest,
+            shard=Shard(index, shards),
+            model=Path(cfg.model),
+            cfg=cfg,
+            code="code",
+            state=state or out / "state",
+            threads=1,
+            nbest=part.with_suffix(".jsonl"),
+            rejected=part.with_suffix(".rejected.jsonl"),
+            meta=part.with_suffix(".meta.json"),
+        )
+    gather_nbest(
+        manifest=manifest,
+        shards=[part.with_suffix(".jsonl") for part in parts],
+        rejected_shards=[part.with_suffix(".rejected.jsonl") for part in parts],
+        cfg={},
+        code="code",
+        nbest=out / "nbest.jsonl",
+        rejected=out / "nbest.rejected.jsonl",
+        meta=out / "nbest.meta.json",
+    )
+    return out / "nbest.jsonl"
+
+
+def lists(path: Path) -> dict[str, list[tuple[str, float]]]:
+    return {row.id: [(item.text, item.score) for item in row.asr_hypotheses] for row in read_records(path, NbestRow)}
+
+
+def assert_same_lists(left: Path, right: Path) -> None:
+    one, other = lists(left), lists(right)
+    assert list(one) == list(other)
+    for row_id, hypotheses in one.items():
+        assert [text for text, _ in hypotheses] == [text for text, _ in other[row_id]]
+        assert [score for _, score in hypotheses] == pytest.approx([score for _, score in other[row_id]], abs=2e-4)
+
+
+@pytest.mark.parametrize(
+    "keys",
+    [
+        {"diversity_method": "beam"},
+        {"diversity_method": "group_beam"},
+        {"diversity_method": "sampling_pool", "sampling_pool": 8},
+    ],
+    ids=lambda keys: keys["diversity_method"],
+)
+def test_shards_and_batch_sizes_do_not_change_the_lists(tiny_whisper_folder, manifest, tmp_path, keys):
+    whole = run(manifest, tmp_path / "one", variant(tiny_whisper_folder, **keys))
+    four = run(manifest, tmp_path / "four", variant(tiny_whisper_folder, **keys), shards=4)
+    single = run(manifest, tmp_path / "single", variant(tiny_whisper_folder, batch_size=1, **keys))
+    assert [row["id"] for _, row in read_jsonl(whole)] == [f"row{index}" for index in range(len(SECONDS))]
+    assert_same_lists(whole, four)
+    assert_same_lists(whole, single)
+
+
+def test_rows_keep_their_source_fields_and_counts(tiny_whisper_folder, manifest, tmp_path):
+    nbest = run(manifest, tmp_path, variant(tiny_whisper_folder, token_scores=True), shards=2)
+    for row in read_records(nbest, NbestRow):
+        assert row.asr_method == "group_beam" and row.asr_fallback is None
+        assert row.asr_windows == (1 if row.seconds <= 2 else 3)
+        assert len({item.text.lower() for item in row.asr_hypotheses}) == len(row.asr_hypotheses)
+        for item in row.asr_hypotheses:
+            assert len(item.token_logprobs) == item.num_tokens
+            assert sum(item.token_logprobs) == pytest.approx(item.score, abs=1e-2)
+            assert item.mean_logprob == pytest.approx(item.score / item.num_tokens, abs=1e-3)
+    meta = json.loads((tmp_path / "nbest.meta.json").read_text())
+    assert meta["rows"] == {"in": 10, "out": 10, "rejected": 0}
+    assert meta["audio_seconds"] == pytest.approx(sum(SECONDS))
+
+
+def test_finished_rows_are_not_computed_again(tiny_whisper_folder, manifest, tmp_path, monkeypatch):
+    cfg = variant(tiny_whisper_folder)
+    first = run(manifest, tmp_path / "first", cfg, state=tmp_path / "state")
+    monkeypatch.setattr(stage, "recognise", lambda *_: pytest.fail("computed again"))
+    for shards in (1, 3):
+        again = run(manifest, tmp_path / f"again{shards}", cfg, shards=shards, state=tmp_path / "state")
+        assert again.read_bytes() == first.read_bytes()
+
+
+def test_a_key_that_changes_results_starts_a_new_journal(tiny_whisper_folder, manifest, tmp_path, monkeypatch):
+    run(manifest, tmp_path / "first", variant(tiny_whisper_folder), state=tmp_path / "state")
+    computed = []
+    true = stage.recognise
+    monkeypatch.setattr(stage, "recognise", lambda *args: computed.extend(args[2]) or true(*args))
+    run(manifest, tmp_path / "other", variant(tiny_whisper_folder, diversity_penalty=0.5), state=tmp_path / "state")
+    assert sorted(computed) == sorted(f"row{index}" for index in range(len(SECONDS)))
+
+
+def test_bad_audio_is_rejected_and_the_rest_kept(tiny_whisper_folder, manifest, tmp_path):
+    rows = [row for _, row in read_jsonl(manifest)]
+    rows[2]["audio"] = str(tmp_path / "gone.wav")
+    (tmp_path / "broken.wav").write_bytes(b"RIFF nothing")
+    rows[5] |= {"audio": str(tmp_path / "broken.wav"), "audio_bytes": 12}
+    write_jsonl(tmp_path / "manifest.jsonl", rows)
+    nbest = run(tmp_path / "manifest.jsonl", tmp_path, variant(tiny_whisper_folder, max_rejected=0.5), shards=2)
+    assert len(lists(nbest)) == 8
+    rejected = [row for _, row in read_jsonl(tmp_path / "nbest.rejected.jsonl")]
+    assert [row["id"] for row in rejected] == ["row2", "row5"]
+    assert all(row["reason"] and row["stage"] == "transcribe" for row in rejected)
+    with pytest.raises(UserError, match="max_rejected"):
+        run(tmp_path / "manifest.jsonl", tmp_path / "strict", variant(tiny_whisper_folder))
+
+
+def test_long_recordings_are_rejected_where_configured(tiny_whisper_folder, manifest, tmp_path):
+    run(manifest, tmp_path, variant(tiny_whisper_folder, long_audio="reject", max_rejected=0.2))
+    rejected = [row for _, row in read_jsonl(tmp_path / "nbest.rejected.jsonl")]
+    assert [row["id"] for row in rejected] == ["row6"] and "5.3 s" in rejected[0]["reason"]
+
+
+def test_fallback_to_the_pool_is_recorded(tiny_whisper_folder, manifest, tmp_path):
+    cfg = variant(tiny_whisper_folder, num_beams=3, num_beam_groups=2, sampling_pool=6)
+    assert choose_method(cfg).name == "sampling_pool"
+    row = next(read_records(run(manifest, tmp_path, cfg), NbestRow))
+    assert row.asr_method == "sampling_pool" and "multiple" in str(row.asr_fallback)
+
+
+def test_language_is_detected_per_row(tiny_whisper_folder, manifest, tmp_path):
+    nbest = run(manifest, tmp_path, variant(tiny_whisper_folder, language=None))
+    languages = [row.asr_language for row in read_records(nbest, NbestRow)]
+    assert all(language and len(language) <= 3 for language in languages)
+    with pytest.raises(UserError, match="klingon"):
+        run(manifest, tmp_path / "bad", variant(tiny_whisper_folder, language="klingon"))
+
+
+def test_batches_do_not_depend_on_what_is_done(manifest):
+    rows = list(read_records(manifest, ManifestRow))
+    batches = make_batches(rows, 4)
+    assert [len(batch) for batch in batches] == [4, 4, 2]
+    seconds = [row.seconds for batch in batches for row in batch]
+    assert seconds == sorted(seconds, reverse=True)
+
+
+def test_missing_models_are_clear(manifest, tmp_path):
+    with pytest.raises(UserError, match="model folder not found"):
+        run(manifest, tmp_path, variant(tmp_path / "nowhere"))
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(UserError, match=r"lacks config.json, model.safetensors"):
+        run(manifest, tmp_path, variant(tmp_path / "empty"))
+
+
+KILLED = """
+import sys, time
+from pathlib import Path
+sys.path.insert(0, {tests!r})
+from unit.test_transcribe import run, variant
+from utterflow.asr import transcribe as stage
+true = stage.recognise
+def slow(*args):
+    time.sleep(0.3)
+    return true(*args)
+stage.recognise = slow
+run(Path({manifest!r}), Path({out!r}), variant(Path({model!r})))
+"""
+
+
+def test_killed_in_the_middle_it_resumes_with_the_same_bytes(tiny_whisper_folder, manifest, tmp_path, monkeypatch):
+    cfg = variant(tiny_whisper_folder)
+    undisturbed = run(manifest, tmp_path / "undisturbed", cfg)
+    out = tmp_path / "killed"
+    program = KILLED.format(
+        tests=str(Path(__file__).parents[1]), manifest=str(manifest), out=str(out), model=str(tiny_whisper_folder)
+    )
+    process = subprocess.Popen([sys.executable, "-c", program], env={**os.environ, "OMP_NUM_THREADS": "1"})
+    deadline = time.monotonic() + 60
+    while time.monotonic() < deadline and sum(path.stat().st_size for path in out.glob("state/*/*/*.jsonl")) == 0:
+        time.sleep(0.02)
+    process.send_signal(signal.SIGKILL)
+    assert process.wait() == -signal.SIGKILL
+    assert not (out / "nbest.jsonl").exists()
+    computed: list[str] = []
+    true = stage.recognise
+    monkeypatch.setattr(stage, "recognise", lambda *args: computed.extend(args[2]) or true(*args))
+    resumed = run(manifest, out, cfg)
+    assert 0 < len(computed) < len(SECONDS)
+    assert resumed.read_bytes() == undisturbed.read_bytes()

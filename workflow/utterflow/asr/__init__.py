@@ -1,0 +1,1 @@
+"""Stage `asr`: n-best lists from Whisper."""

@@ -1,0 +1,310 @@
+"""Whisper's encoder and decoder, run so that n hypotheses cost little more than one.
+
+The encoder runs once per window. The cross-attention keys and values are made once per window and shared by its n
+hypotheses, which enter attention as n queries of the same item. Only the self-attention cache is per hypothesis.
+All weights are used through the modules of `transformers`, so that adapters on them take effect.
+
+Shapes: B windows, n hypotheses per window, R = B * n rows, S encoder positions, T decoder positions, d model width,
+H heads, V vocabulary.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn.functional import scaled_dot_product_attention
+
+from utterflow.errors import UserError
+
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+REQUIRED_FILES = ("config.json", "model.safetensors")
+WEIGHT_INDEX = "model.safetensors.index.json"
+
+
+@dataclass(frozen=True)
+class Whisper:
+    """A loaded checkpoint and what decoding needs to know of it."""
+
+    model: Any
+    processor: Any
+    device: torch.device
+    dtype: torch.dtype
+    suppressed: Tensor  # [V] bool: tokens that are neither text nor the end token
+    suppressed_first: Tensor  # [V] bool: those that must not come first either
+
+    @property
+    def eos(self) -> int:
+        return int(self.model.generation_config.eos_token_id)
+
+    @property
+    def window_samples(self) -> int:
+        return int(self.processor.feature_extractor.n_samples)
+
+    @property
+    def sample_rate(self) -> int:
+        return int(self.processor.feature_extractor.sampling_rate)
+
+    @property
+    def max_positions(self) -> int:
+        return int(self.model.config.max_target_positions)
+
+
+@dataclass
+class DecoderState:
+    """Caches of a batch in decoding.
+
+    cross: per layer, keys and values [2, B, H, S, d/H].
+    cache: self-attention keys and values [layers, 2, R, H, capacity, d/H], filled up to `length`.
+    """
+
+    cross: list[Tensor]
+    cache: Tensor
+    length: int = 0
+
+
+def choose_device(device: str) -> torch.device:
+    """The device to compute on.
+
+    Raises:
+        UserError: `cuda` was asked for and there is none.
+    """
+    if device == "cuda" and not torch.cuda.is_available():
+        raise UserError(
+            "device: cuda, but PyTorch sees no GPU on this machine",
+            fix="set `device: auto`, or run where there is a GPU (`gpus: 1` asks the cluster for one)",
+        )
+    return torch.device("cuda" if device != "cpu" and torch.cuda.is_available() else "cpu")
+
+
+def choose_dtype(dtype: str, device: torch.device) -> torch.dtype:
+    """`auto`: float32 on the CPU, bfloat16 on a GPU."""
+    if dtype == "auto":
+        return torch.bfloat16 if device.type == "cuda" else torch.float32
+    return DTYPES[dtype]
+
+
+def load_whisper(folder: Path, device: torch.device, dtype: torch.dtype) -> Whisper:
+    """Load a Whisper checkpoint from a folder: safetensors only, nothing from the network.
+
+    Raises:
+        UserError: the folder is missing or incomplete, or its parts do not fit together.
+    """
+    check_model_folder(folder)
+    from transformers import WhisperForConditionalGeneration, WhisperProcessor
+    from transformers.utils import logging as transformers_logging
+
+    transformers_logging.disable_progress_bar()
+    try:
+        processor = WhisperProcessor.from_pretrained(folder, local_files_only=True)
+        model = WhisperForConditionalGeneration.from_pretrained(
+            folder, dtype=dtype, use_safetensors=True, local_files_only=True, attn_implementation="sdpa"
+        )
+    except (OSError, ValueError, KeyError, RuntimeError) as error:
+        raise UserError(f"cannot load the Whisper checkpoint: {error}", where=str(folder)) from None
+    frames, positions = processor.feature_extractor.nb_max_frames, model.config.max_source_positions
+    if frames != 2 * positions:
+        raise UserError(
+            f"the feature extractor makes {frames} frames, the encoder wants {2 * positions}",
+            where=str(folder),
+            fix="take the processor that belongs to the checkpoint",
+        )
+    model = model.to(device).eval()
+    suppressed, suppressed_first = _suppressed_tokens(model, processor.tokenizer)
+    return Whisper(model, processor, device, dtype, suppressed.to(device), suppressed_first.to(device))
+
+
+def check_model_folder(folder: Path) -> None:
+    """Raises a UserError unless the folder holds a checkpoint in safetensors form."""
+    if not folder.is_dir():
+        raise UserError(
+            "model folder not found", where=str(folder), fix="correct `model`, or fetch it first (`utterflow doctor` says how)"
+        )
+    missing = [name for name in REQUIRED_FILES if not (folder / name).is_file()]
+    if missing == ["model.safetensors"] and (folder / WEIGHT_INDEX).is_file():
+        missing = []
+    if missing:
+        raise UserError(
+            f"the model folder lacks {', '.join(missing)}",
+            where=str(folder),
+            fix="save the model with save_pretrained(folder, safe_serialization=True)",
+        )
+
+
+def _suppressed_tokens(model: Any, tokenizer: Any) -> tuple[Tensor, Tensor]:
+    generation = model.generation_config
+    size = model.config.vocab_size
+    suppressed = torch.zeros(size, dtype=torch.bool)
+    listed = [token for token in (generation.suppress_tokens or []) if 0 <= token < size]
+    special = [token for token in tokenizer.all_special_ids if token < size]
+    suppressed[torch.tensor(listed + special, dtype=torch.long)] = True
+    timestamps_from = getattr(generation, "no_timestamps_token_id", None)
+    if timestamps_from is not None:
+        suppressed[timestamps_from:] = True
+    suppressed[len(tokenizer) :] = True
+    suppressed[generation.eos_token_id] = False
+    first = suppressed.clone()
+    begin = [token for token in (generation.begin_suppress_tokens or []) if 0 <= token < size]
+    first[torch.tensor(begin, dtype=torch.long)] = True
+    return suppressed, first
+
+
+def language_tokens(whisper: Whisper) -> dict[str, int]:
+    """Language code -> token, e.g. `en`; empty for English-only models."""
+    table = getattr(whisper.model.generation_config, "lang_to_id", None) or {}
+    return {name.strip("<|>"): token for name, token in table.items()}
+
+
+def prompt_tokens(whisper: Whisper, language: str | None, task: str) -> list[int]:
+    """Start-of-transcript, language, task and no-timestamps tokens.
+
+    Raises:
+        UserError: a language or task that the model does not know.
+    """
+    generation = whisper.model.generation_config
+    start = [int(generation.decoder_start_token_id)]
+    end = [int(generation.no_timestamps_token_id)] if getattr(generation, "no_timestamps_token_id", None) else []
+    languages = language_tokens(whisper)
+    if not languages:
+        if task != "transcribe" or language not in (None, "en"):
+            raise UserError(
+                f"this is an English-only model; it cannot do language {language!r}, task {task!r}",
+                fix="set `language: en` and `task: transcribe`, or take a multilingual model",
+            )
+        return start + end
+    code = _language_code(language or "", languages)
+    tasks = generation.task_to_id
+    if task not in tasks:
+        raise UserError(f"the model has no task {task!r}; it has {', '.join(tasks)}")
+    return [*start, languages[code], int(tasks[task]), *end]
+
+
+def _language_code(language: str, languages: dict[str, int]) -> str:
+    if language in languages:
+        return language
+    from transformers.models.whisper.tokenization_whisper import TO_LANGUAGE_CODE
+
+    code = TO_LANGUAGE_CODE.get(language.lower(), "")
+    if code not in languages:
+        raise UserError(
+            f"language {language!r} is not one of the model's", fix=f"set one of {', '.join(sorted(languages))}, or null"
+        )
+    return str(code)
+
+
+@torch.inference_mode()
+def features(whisper: Whisper, windows: list[np.ndarray]) -> Tensor:
+    """Log-mel features [B, mels, frames] of windows of samples at the model's rate, padded to its window."""
+    batch = whisper.processor.feature_extractor(windows, sampling_rate=whisper.sample_rate, return_tensors="pt")
+    return batch.input_features.to(whisper.device, whisper.dtype)  # type: ignore[no-any-return]
+
+
+@torch.inference_mode()
+def encode(whisper: Whisper, log_mel: Tensor) -> list[Tensor]:
+    """Run the encoder once; cross-attention keys and values [2, B, H, S, d/H] of each decoder layer."""
+    hidden = whisper.model.model.encoder(log_mel).last_hidden_state
+    cross = []
+    for layer in whisper.model.model.decoder.layers:
+        attention = layer.encoder_attn
+        cross.append(
+            torch.stack([_heads(attention.k_proj(hidden), attention), _heads(attention.v_proj(hidden), attention)])
+        )
+    return cross
+
+
+def new_state(whisper: Whisper, cross: list[Tensor], capacity: int) -> DecoderState:
+    """An empty state with one hypothesis per window and room for `capacity` decoder positions."""
+    config = whisper.model.config
+    heads = config.decoder_attention_heads
+    shape = (config.decoder_layers, 2, cross[0].shape[1], heads, capacity, config.d_model // heads)
+    return DecoderState(cross, torch.empty(shape, device=whisper.device, dtype=whisper.dtype))
+
+
+@torch.inference_mode()
+def decode(whisper: Whisper, state: DecoderState, tokens: Tensor) -> Tensor:
+    """Run the decoder over new tokens and extend the cache.
+
+    Args:
+        tokens: [B, n, s]; s > 1 (a prompt) only on an empty state.
+
+    Returns:
+        float32 logits [B, n, V] after the last token.
+    """
+    decoder = whisper.model.model.decoder
+    windows, hypotheses, new = tokens.shape
+    rows, begin, end = windows * hypotheses, state.length, state.length + new
+    positions = torch.arange(begin, end, device=tokens.device)
+    hidden = decoder.embed_tokens(tokens.reshape(rows, new)) * getattr(decoder, "embed_scale", 1.0)
+    hidden = hidden + decoder.embed_positions.weight[positions]
+    for index, layer in enumerate(decoder.layers):
+        attention = layer.self_attn
+        normed = layer.self_attn_layer_norm(hidden)
+        keys, values = state.cache[index]
+        keys[:, :, begin:end] = _heads(attention.k_proj(normed), attention)
+        values[:, :, begin:end] = _heads(attention.v_proj(normed), attention)
+        query = _heads(attention.q_proj(normed) * attention.scaling, attention)
+        context = scaled_dot_product_attention(
+            query, keys[:, :, :end], values[:, :, :end], is_causal=new > 1, scale=1.0
+        )
+        hidden = hidden + attention.out_proj(context.transpose(1, 2).reshape(rows, new, -1))
+
+        attention = layer.encoder_attn
+        normed = layer.encoder_attn_layer_norm(hidden).view(windows, hypotheses * new, -1)
+        query = _heads(attention.q_proj(normed) * attention.scaling, attention)
+        keys, values = state.cross[index]
+        context = scaled_dot_product_attention(query, keys, values, scale=1.0)
+        hidden = hidden + attention.out_proj(context.transpose(1, 2).reshape(rows, new, -1))
+
+        normed = layer.final_layer_norm(hidden)
+        hidden = hidden + layer.fc2(layer.activation_fn(layer.fc1(normed)))
+    state.length = end
+    last = decoder.layer_norm(hidden[:, -1])
+    return whisper.model.proj_out(last).float().view(windows, hypotheses, -1)  # type: ignore[no-any-return]
+
+
+def _heads(projected: Tensor, attention: Any) -> Tensor:
+    """[batch, length, d] -> [batch, H, length, d/H]."""
+    batch, length, _ = projected.shape
+    return projected.view(batch, length, attention.num_heads, attention.head_dim).transpose(1, 2).contiguous()
+
+
+@torch.inference_mode()
+def expand(state: DecoderState, hypotheses: int) -> None:
+    """Copy the single hypothesis of each window `hypotheses` times."""
+    state.cache = state.cache.repeat_interleave(hypotheses, dim=2)
+
+
+@torch.inference_mode()
+def reorder(state: DecoderState, parents: Tensor) -> None:
+    """Give row r the history of row `parents[r]`; only rows that change are copied."""
+    changed = (parents != torch.arange(len(parents), device=parents.device)).nonzero().squeeze(1)
+    if len(changed):
+        filled = state.cache[:, :, :, :, : state.length]
+        filled[:, :, changed] = filled[:, :, parents[changed]]
+
+
+@torch.inference_mode()
+def keep(state: DecoderState, windows: Tensor, rows: Tensor) -> None:
+    """Retire all but the given windows [B'] and rows [R']."""
+    if len(windows) < state.cross[0].shape[1]:
+        state.cross = [part.index_select(1, windows) for part in state.cross]
+    state.cache = state.cache.index_select(2, rows)
+
+
+@torch.inference_mode()
+def detect_languages(whisper: Whisper, cross: list[Tensor]) -> list[str]:
+    """The most probable language of each window; `en` for English-only models."""
+    languages = language_tokens(whisper)
+    count = cross[0].shape[1]
+    if not languages:
+        return ["en"] * count
+    start = int(whisper.model.generation_config.decoder_start_token_id)
+    state = new_state(whisper, cross, 1)
+    logits = decode(whisper, state, torch.full((count, 1, 1), start, device=whisper.device))[:, 0]
+    codes = list(languages)
+    best = logits[:, torch.tensor([languages[code] for code in codes], device=whisper.device)].argmax(-1)
+    return [codes[index] for index in best.tolist()]

@@ -1,0 +1,60 @@
+"""Recordings longer than the model's window: where to cut them, and how their n-best lists join."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+SEARCH_SHARE = 1 / 6  # the cut is looked for in this last part of a window: 5 s of Whisper's 30 s
+FRAME_SECONDS = 0.02
+
+
+def cut_windows(signal: np.ndarray, max_samples: int, sample_rate: int) -> list[np.ndarray]:
+    """Cut a recording [samples] into windows of at most `max_samples`, each at the quietest place near its end."""
+    frame = max(1, int(FRAME_SECONDS * sample_rate))
+    windows = []
+    rest = signal
+    while len(rest) > max_samples:
+        earliest = int(max_samples * (1 - SEARCH_SHARE))
+        zone = rest[earliest:max_samples]
+        energy = np.square(zone[: len(zone) // frame * frame].reshape(-1, frame)).sum(1)
+        cut = earliest + int(energy.argmin()) * frame + frame // 2 if len(energy) else max_samples
+        windows.append(rest[:cut])
+        rest = rest[cut:]
+    windows.append(rest)
+    return windows
+
+
+@dataclass(frozen=True)
+class Scored:
+    """A text with its log-probability and its tokens' own."""
+
+    text: str
+    logprobs: tuple[float, ...]
+    finished: bool
+
+    @property
+    def score(self) -> float:
+        return float(sum(self.logprobs))
+
+    def rank(self, length_penalty: float) -> float:
+        return self.score / max(len(self.logprobs), 1) ** length_penalty
+
+
+def join_windows(lists: Sequence[Sequence[Scored]], count: int, length_penalty: float) -> list[Scored]:
+    """The `count` best ways to take one hypothesis from each window's list, best first.
+
+    Windows are joined one after another, with `count` best partial joins kept at each; with length_penalty 0 that is
+    exact, since the scores add up.
+    """
+    joined = sorted(lists[0], key=lambda item: -item.rank(length_penalty))[:count]
+    for following in lists[1:]:
+        pairs = [
+            Scored(f"{left.text} {right.text}".strip(), left.logprobs + right.logprobs, left.finished and right.finished)
+            for left in joined
+            for right in following
+        ]
+        joined = sorted(pairs, key=lambda item: -item.rank(length_penalty))[:count]
+    return joined

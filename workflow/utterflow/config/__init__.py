@@ -1,0 +1,1 @@
+"""The validated configuration: the only place where defaults and limits stand."""

@@ -1,0 +1,1 @@
+"""Evaluation: word and character error rates, n-best oracles, intervals."""

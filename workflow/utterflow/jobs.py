@@ -1,0 +1,82 @@
+"""What every rule's script does around its one function: log, plain errors, progress."""
+
+from __future__ import annotations
+
+import logging
+import os
+import sys
+import time
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+from utterflow.errors import UserError
+from utterflow.records import RejectedRow
+
+log = logging.getLogger("utterflow")
+
+
+@contextmanager
+def job_log(path: str | Path) -> Iterator[None]:
+    """Log to the rule's log file; a `UserError` ends the process with its message and no traceback."""
+    file = Path(path)
+    file.parent.mkdir(parents=True, exist_ok=True)
+    handler = logging.FileHandler(file, mode="w", encoding="utf-8")
+    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s", "%H:%M:%S"))
+    log.addHandler(handler)
+    log.setLevel(logging.INFO)
+    log.propagate = False
+    log.info("host %s, process %d", os.uname().nodename, os.getpid())
+    try:
+        yield
+        log.info("done")
+    except UserError as error:
+        log.error("%s", error)
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(1)
+    except Exception:
+        log.exception("the job broke; this is a fault of the workflow or of its environment, please report it")
+        raise
+    finally:
+        log.removeHandler(handler)
+        handler.close()
+
+
+def check_rejected(rejected: Sequence[RejectedRow], total: int, limit: float) -> None:
+    """Log why rows were rejected; too many of them end the job.
+
+    The reasons stand in the log, since Snakemake removes the files of a failed job.
+
+    Raises:
+        UserError: more than `limit` (a share) of `total` rows were rejected.
+    """
+    for reason, count in Counter(row.reason for row in rejected).most_common(20):
+        first = next(row for row in rejected if row.reason == reason)
+        log.warning("%d rejected: %s; first: %s (%s)", count, reason, first.id, first.where or "no place")
+    if total and len(rejected) / total > limit:
+        worst = Counter(row.reason for row in rejected).most_common(1)[0][0]
+        raise UserError(
+            f"{len(rejected)} of {total} rows were rejected, more than max_rejected {limit:g} allows; "
+            f"the commonest reason: {worst}",
+            where=rejected[0].where,
+            fix="all reasons stand in the log above; mend the rows, or raise `max_rejected`",
+        )
+
+
+class Progress:
+    """Logs rows done and left, with rate and time to go, at most every `every` seconds."""
+
+    def __init__(self, total: int, unit: str = "rows", every: float = 10.0) -> None:
+        self.total, self.unit, self.every = total, unit, every
+        self.done = 0
+        self._start = self._last = time.monotonic()
+
+    def advance(self, count: int) -> None:
+        self.done += count
+        now = time.monotonic()
+        if now - self._last >= self.every or self.done >= self.total:
+            rate = self.done / max(now - self._start, 1e-9)
+            left = (self.total - self.done) / max(rate, 1e-9)
+            log.info("%d/%d %s, %.2f/s, %.0f s to go", self.done, self.total, self.unit, rate, left)
+            self._last = now

@@ -1,0 +1,1 @@
+"""Report: summary tables and figures over runs."""
