@@ -8,7 +8,6 @@ from utterflow.asr.models import model_inputs
 from utterflow.codedigest import code_digest
 from utterflow.config.base import NAME_PATTERN
 from utterflow.config.load import load_config
-from utterflow.corpora import source_files
 from utterflow.errors import UserError
 
 SCRIPTS = Path(workflow.basedir) / "workflow" / "scripts"
@@ -56,20 +55,6 @@ def either(names):
 def grown(value):
     """A resource that grows with each attempt."""
     return lambda wildcards, attempt: (value(wildcards) if callable(value) else value) * attempt
-
-
-def present(paths):
-    """Those of `paths` that exist or that a download makes: a dry run works before the data are there.
-
-    A missing file is an error of the job that reads it, with a message that says how to get it.
-    """
-    made = {*CONFIG.downloads, *(f"{path}.contents.tsv" for path in CONFIG.downloads)}
-    return [path for path in paths if path in made or Path(path).exists()]
-
-
-def sources(wildcards):
-    """The annotation files that a corpus is read from."""
-    return present(source_files(CONFIG.corpora[wildcards.corpus]))
 
 
 def asr_runs():

@@ -1,9 +1,10 @@
 """Digest of the code that a script can reach.
 
-A rule reruns when the code behind it changes. The unit is the top-level definition: a script counts whole, and of
-the project's modules only what is reachable from the names that the script uses. So a new record, metric or pipeline
-does not rerun the stages that know nothing of it. Taken from the syntax tree: comments, blank lines and docstrings do
-not count. Imports inside functions count. Imports by computed name escape; the project has none.
+A rule reruns when the code behind it changes. The unit is the top-level definition: a script counts whole,
+and of the project's modules only what is reachable from the names that the script uses. So a new record,
+metric or pipeline does not rerun the stages that know nothing of it. Taken from the syntax tree: comments,
+blank lines and docstrings do not count. Imports inside functions count. Imports by computed name escape;
+the project has none.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ class Module:
     """A parsed file: its definitions, its imports, and the statements that run at import."""
 
     definitions: dict[str, list[ast.stmt]] = field(default_factory=dict)
-    imports: dict[str, Symbol] = field(default_factory=dict)
+    imports: dict[str, set[Symbol]] = field(default_factory=dict)
     always: list[ast.stmt] = field(default_factory=list)
 
 
@@ -64,17 +65,17 @@ def _references(symbol: Symbol) -> set[Symbol]:
     path, name = symbol
     module = _module(path)
     if name is not None and name in module.imports:
-        return {module.imports[name]}
+        return set(module.imports[name])
     found: set[Symbol] = set()
     for statement in _statements(path, name):
         for node in ast.walk(statement):
             if isinstance(node, ast.Import | ast.ImportFrom):
-                found |= set(_bindings(node).values())
+                found.update(*_bindings(node, path).values())
             elif isinstance(node, ast.Name):
                 if node.id in module.definitions:
                     found.add((path, node.id))
                 elif node.id in module.imports:
-                    found.add(module.imports[node.id])
+                    found |= module.imports[node.id]
     return found - {symbol}
 
 
@@ -88,9 +89,12 @@ def _statements(path: Path, name: str | None) -> list[ast.stmt]:
 @functools.cache
 def _module(path: Path) -> Module:
     module = Module()
-    for statement in _without_docstrings(ast.parse(path.read_text(encoding="utf-8"), filename=str(path))).body:
+    for statement in _without_docstrings(
+        ast.parse(path.read_text(encoding="utf-8"), filename=str(path))
+    ).body:
         if isinstance(statement, ast.Import | ast.ImportFrom):
-            module.imports.update(_bindings(statement))
+            for name, symbols in _bindings(statement, path).items():
+                module.imports.setdefault(name, set()).update(symbols)
         elif names := _defined_names(statement):
             for name in names:
                 module.definitions.setdefault(name, []).append(statement)
@@ -112,23 +116,33 @@ def _defined_names(statement: ast.stmt) -> list[str]:
     return names if all(isinstance(target, ast.Name | ast.Tuple) for target in targets) else []
 
 
-def _bindings(statement: ast.Import | ast.ImportFrom) -> dict[str, Symbol]:
-    """Local name -> project symbol, for the names that come from this project."""
-    found: dict[str, Symbol] = {}
+def _bindings(statement: ast.Import | ast.ImportFrom, path: Path) -> dict[str, set[Symbol]]:
+    """Local name -> what it stands for in this project; `import a.b` and `import a.c` both bind `a`."""
+    found: dict[str, set[Symbol]] = {}
     if isinstance(statement, ast.Import):
         for alias in statement.names:
-            if path := _module_file(alias.name):
-                found[alias.asname or alias.name.split(".")[0]] = (path, None)
+            if file := _module_file(alias.name):
+                found.setdefault(alias.asname or alias.name.split(".")[0], set()).add((file, None))
         return found
-    if statement.level or not statement.module:
-        return found
+    source = _absolute_name(statement, path)
     for alias in statement.names:
         local = alias.asname or alias.name
-        if submodule := _module_file(f"{statement.module}.{alias.name}"):
-            found[local] = (submodule, None)
-        elif path := _module_file(statement.module):
-            found[local] = (path, alias.name)
+        if submodule := _module_file(f"{source}.{alias.name}"):
+            found[local] = {(submodule, None)}
+        elif file := _module_file(source):
+            found[local] = {(file, alias.name)}
     return found
+
+
+def _absolute_name(statement: ast.ImportFrom, path: Path) -> str:
+    """The module that `from ... import` names; a relative one is counted from the folder of the file."""
+    if not statement.level:
+        return statement.module or ""
+    folder = path.parents[statement.level - 1]
+    if not folder.is_relative_to(PACKAGE_ROOT):
+        return ""
+    parts = (PACKAGE_ROOT.name, *folder.relative_to(PACKAGE_ROOT).parts, *filter(None, [statement.module]))
+    return ".".join(parts)
 
 
 def _module_file(name: str) -> Path | None:

@@ -23,7 +23,9 @@ def atomic_writer(path: Path, mode: str = "w") -> Iterator[IO[Any]]:
     On an exception the temporary file is removed and `path` stays as it was.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{socket.gethostname()}-{os.getpid()}-{uuid.uuid4().hex[:8]}.tmp")
+    temporary = path.with_name(
+        f".{path.name}.{socket.gethostname()}-{os.getpid()}-{uuid.uuid4().hex[:8]}.tmp"
+    )
     encoding = None if "b" in mode else "utf-8"
     newline = None if "b" in mode else "\n"
     try:
@@ -114,6 +116,11 @@ def read_jsonl(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
             raise UserError(f"not UTF-8 text: {error.reason}", where=f"{path}, after line {number}") from None
 
 
+def _refuse_constant(name: str) -> None:
+    """Python reads NaN and Infinity, but they are not JSON and could not be written again."""
+    raise ValueError(f"{name} is not a JSON value")
+
+
 def parse_object(line: str, path: Path, number: int) -> dict[str, Any]:
     """Parse one line of a JSON Lines file.
 
@@ -121,12 +128,16 @@ def parse_object(line: str, path: Path, number: int) -> dict[str, Any]:
         UserError: the line is not a JSON object.
     """
     try:
-        value = json.loads(line)
+        value = json.loads(line, parse_constant=_refuse_constant)
     except json.JSONDecodeError as error:
         raise UserError(
             f"not valid JSON: {error.msg} at column {error.colno}",
             where=f"{path}, line {number}",
             fix="write one JSON object per line",
+        ) from None
+    except ValueError as error:
+        raise UserError(
+            f"not valid JSON: {error}", where=f"{path}, line {number}", fix="write null"
         ) from None
     if not isinstance(value, dict):
         raise UserError(

@@ -51,16 +51,16 @@ def check_rejected(rejected: Sequence[RejectedRow], total: int, limit: float) ->
     Raises:
         UserError: more than `limit` (a share) of `total` rows were rejected.
     """
-    for reason, count in Counter(row.reason for row in rejected).most_common(20):
-        first = next(row for row in rejected if row.reason == reason)
-        log.warning("%d rejected: %s; first: %s (%s)", count, reason, first.id, first.where or "no place")
+    kinds = Counter(row.reason.split(":")[0] for row in rejected).most_common(20)
+    for kind, count in kinds:
+        first = next(row for row in rejected if row.reason.startswith(kind))
+        log.warning("%d rejected as %s; first: %s, %s", count, kind, first.id, first.reason)
     if total and len(rejected) / total > limit:
-        worst = Counter(row.reason for row in rejected).most_common(1)[0][0]
         raise UserError(
             f"{len(rejected)} of {total} rows were rejected, more than max_rejected {limit:g} allows; "
-            f"the commonest reason: {worst}",
-            where=rejected[0].where,
-            fix="all reasons stand in the log above; mend the rows, or raise `max_rejected`",
+            f"the commonest reason: {kinds[0][0]}",
+            where=f"{rejected[0].id}: {rejected[0].reason}",
+            fix="the kinds of reasons stand in the job's log; mend the rows, or raise `max_rejected`",
         )
 
 

@@ -24,7 +24,7 @@ class Sample(Section):
 
 
 class NoiseConfig(Section):
-    """Noise that the audio loader adds to each recording; level and colour are drawn per row from the row's id."""
+    """Noise that the audio loader adds; its level and colour are drawn per row, from the row's id."""
 
     snr_db: tuple[float, float] = required(
         "lowest and highest signal-to-noise ratio, dB", PREPARE, examples=[[0, 10]]
@@ -70,7 +70,8 @@ class SlurpCorpus(Corpus):
     recordings: Literal["first", "all", "best"] = key(
         "first",
         "`first`: one row per sentence, recording `recording_index`; "
-        "`all`: a row per recording, as published results do; `best`: the recording with the lowest `wer` field",
+        "`all`: a row per recording, as published results do; "
+        "`best`: the recording with the lowest `wer` field",
         PREPARE,
     )
     recording_index: int = key(0, "which recording `recordings: first` takes", PREPARE, ge=0)

@@ -300,8 +300,9 @@ def _example(place: _Place, raw: Mapping[str, Any]) -> Any:
         for section in RUN_SECTIONS
         if isinstance(raw.get(section), Mapping)
     }
-    if place.path == ("runs",):
-        return [{section: names.get(section) or [section] for section in RUN_SECTIONS}]
+    run = {section: names.get(section) or [section] for section in RUN_SECTIONS}
+    if place.path[:1] == ("runs",) and len(place.path) < 3:
+        return [run] if len(place.path) == 1 else run
     if place.info is None:
         return NOTHING
     if place.info.path.startswith("runs.") and names.get(place.info.name):

@@ -62,7 +62,7 @@ class ReferenceFault:
 
 
 def reference_faults(raw: Mapping[str, Any]) -> list[ReferenceFault]:
-    """All broken references of a configuration, valid or not; parts of an unexpected shape are passed over."""
+    """All broken references of a configuration, valid or not; parts of another shape are passed over."""
     faults = []
     runs = raw.get("runs")
     for index, run in enumerate(runs if isinstance(runs, list | tuple) else ()):

@@ -386,14 +386,14 @@ This page and `schema.json` are generated from the models in `workflow/utterflow
 over it: sections are merged key by key, lists are replaced. A file with a top-level `name` stands alone: the
 base is not read. Every file in `config/experiments/` does.
 
-**Names.** `*` in a path below stands for a name of your own (lower-case letters, digits and underscores), or for
-an entry of a list. Names are used in file names and tables: `asr: {turbo: ...}` gives `results/asr/*/turbo/`.
+**Names.** `*` in a path below stands for a name of your own (lower-case letters, digits and underscores), or
+for an entry of a list. They name files and table rows: `asr: {turbo: ...}` gives `results/asr/*/turbo/`.
 
 **Reruns** says which rule is the first to run again when the key changes; what depends on that rule's output
 follows. Nothing else runs again.
 
-**Editors.** Put this line at the top of a file that stands alone, and an editor with YAML support completes and
-checks it (the path is relative to that file):
+**Editors.** Put this line at the top of a file that stands alone, and an editor with YAML support completes
+and checks it (the path is relative to that file):
 
 ```yaml
 # yaml-language-server: $schema=../schema.json
@@ -418,10 +418,10 @@ def reference_page() -> str:
 
 def _section(info: KeyInfo, level: int) -> Iterator[str]:
     if info.kind in ("names", "list"):
-        what = "named by you" if info.kind == "names" else "a list"
         (entry,) = info.children
         yield f"\n{'#' * level} `{entry.path}`\n"
-        yield f"{_sentence(info.description)} Each entry ({what}): {_sentence(entry.description)}\n"
+        listed = " A list." if info.kind == "list" else ""
+        yield f"{_sentence(info.description)}{listed} Each one: {entry.description}\n"
         yield from _section_body(entry, level)
         return
     yield f"\n{'#' * level} `{info.path}`\n"

@@ -1,7 +1,7 @@
 """What the rule `prepare_corpus` waits for.
 
-Known at parse time, on a fresh clone too, and the same before and after the downloads: a file that comes out of
-an archive is stood for by the archive's listing.
+Known at parse time, on a fresh clone too, and the same before and after the downloads: a file that comes out
+of an archive is stood for by the archive's listing.
 """
 
 from __future__ import annotations

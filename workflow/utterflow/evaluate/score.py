@@ -6,7 +6,6 @@ import csv
 import logging
 from array import array
 from collections.abc import Iterator, Mapping
-from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -40,17 +39,23 @@ Counts = dict[str, npt.NDArray[np.int64]]
 
 
 @dataclass
-class Columns:
-    """What is kept of each scored row: a few 32-bit numbers, so that a million rows fit into memory."""
+class Tally:
+    """What is kept of the scored rows: a few 32-bit numbers of each, so that a million fit into memory."""
 
-    names: tuple[str, ...]
+    oracle_at: tuple[int, ...]
+    scored: int = 0
+    rejected: int = 0
+    rejected_examples: list[str] = field(default_factory=list)
     values: array[int] = field(default_factory=lambda: array("i"))
     groups: dict[str | None, int] = field(default_factory=dict)
     speakers: dict[str | None, int] = field(default_factory=dict)
+    oracle_sums: list[int] = field(default_factory=list)
+    distinct_sums: list[int] = field(default_factory=list)
 
     def counts(self) -> Counts:
-        table = np.array(self.values, dtype=np.int64).reshape(-1, len(self.names))
-        return dict(zip(self.names, table.T, strict=True))
+        names = (*COUNTS, "group", "speaker", *(f"oracle@{n}" for n in self.oracle_at))
+        table = np.array(self.values, dtype=np.int64).reshape(-1, len(names))
+        return dict(zip(names, table.T, strict=True))
 
 
 def score_asr(
@@ -85,50 +90,10 @@ def score_asr(
             `cfg.max_rejected` allows.
     """
     watch = Stopwatch()
-    normalize = normalizer(cfg.normalizer)
-    longest = max(cfg.oracle_at)
-    columns = Columns((*COUNTS, "group", "speaker", *(f"oracle@{n}" for n in cfg.oracle_at)))
-    oracle_sums, distinct_sums = np.zeros(longest, dtype=np.int64), np.zeros(longest, dtype=np.int64)
-    examples: list[str] = []
-    done = refused = 0
-    with ExitStack() as stack:
-        scored_file, rejected_file = (
-            stack.enter_context(atomic_writer(rows)),
-            stack.enter_context(atomic_writer(rejected)),
-        )
-        for row in read_records(nbest, NbestRow):
-            if row.text is None:
-                reason = "no reference text"
-                rejected_file.write(json_line(RejectedRow(id=row.id, stage=STAGE, reason=reason).row()))
-                refused += 1
-                examples += [row.id] if refused <= EXAMPLES else []
-                continue
-            score = score_list(row.text, [hypothesis.text for hypothesis in row.asr_hypotheses], normalize)
-            scored_file.write(json_line(_scored_row(row, score, longest).row()))
-            columns.values.extend(_values(row, score, cfg.oracle_at, columns))
-            oracle_sums += _padded(score.oracle_edits, longest)
-            distinct_sums += _padded(score.distinct, longest)
-            done += 1
-            if done % LOG_EVERY == 0:
-                log.info("%d rows scored, %.0f/s", done, done / max(watch.seconds(), 1e-3))
-        _check_rejected(refused, done, cfg.max_rejected, f"{nbest}: {', '.join(examples)}")
-    counts = columns.counts()
+    tally = score_rows(nbest, rows, rejected, cfg)
     if cfg.bootstrap.unit == "speaker":
-        _check_speakers(columns.speakers, counts["speaker"], nbest)
-    words = int(counts["words"].sum())
-    result = AsrMetrics(
-        corpus=corpus,
-        asr=asr,
-        scoring=scoring,
-        normalizer=cfg.normalizer,
-        confidence=cfg.bootstrap.confidence,
-        bootstrap_unit=cfg.bootstrap.unit,
-        rows={"in": done + refused, "out": done, "rejected": refused},
-        total=scores(counts, cfg),
-        groups=dict(_groups(counts, columns.groups, cfg)),
-        oracle_curve=[rate(int(edits), words) for edits in oracle_sums],
-        distinct_curve=[int(count) / done for count in distinct_sums],
-    )
+        _check_speakers(tally, nbest)
+    result = asr_metrics(tally, cfg, corpus, asr, scoring)
     write_json(metrics, result.row())
     write_table(table, result)
     write_meta(
@@ -146,9 +111,55 @@ def score_asr(
         seconds=watch.seconds(),
         rows=result.rows,
     )
-    log.info("%d rows scored, %d rejected", done, refused)
+    log.info("%d rows scored, %d rejected", tally.scored, tally.rejected)
     log.info("WER %s, MBR %s, oracle %s", *(_percent(item) for item in _headline(result.total)))
     return result
+
+
+def score_rows(nbest: Path, rows: Path, rejected: Path, cfg: Scoring) -> Tally:
+    """Score the lists one at a time; the files of scored and of rejected rows are written on the way.
+
+    Raises:
+        UserError: see `score_asr`; neither file is then written.
+    """
+    normalize = normalizer(cfg.normalizer)
+    longest = max(cfg.oracle_at)
+    tally = Tally(cfg.oracle_at, oracle_sums=[0] * longest, distinct_sums=[0] * longest)
+    watch = Stopwatch()
+    with atomic_writer(rows) as scored_file, atomic_writer(rejected) as rejected_file:
+        for row in read_records(nbest, NbestRow):
+            if row.text is None:
+                refusal = RejectedRow(id=row.id, stage=STAGE, reason="no reference text")
+                rejected_file.write(json_line(refusal.row()))
+                tally.rejected += 1
+                tally.rejected_examples += [row.id] if tally.rejected <= EXAMPLES else []
+                continue
+            score = score_list(row.text, [hypothesis.text for hypothesis in row.asr_hypotheses], normalize)
+            scored_file.write(json_line(_scored_row(row, score, longest).row()))
+            _add(tally, row, score)
+            if tally.scored % LOG_EVERY == 0:
+                log.info("%d rows scored, %.0f/s", tally.scored, tally.scored / max(watch.seconds(), 1e-3))
+        _check_rejected(tally, cfg.max_rejected, nbest)
+    return tally
+
+
+def asr_metrics(tally: Tally, cfg: Scoring, corpus: str, asr: str, scoring: str) -> AsrMetrics:
+    """Corpus-level metrics, in total and by group."""
+    counts = tally.counts()
+    words = int(counts["words"].sum())
+    return AsrMetrics(
+        corpus=corpus,
+        asr=asr,
+        scoring=scoring,
+        normalizer=cfg.normalizer,
+        confidence=cfg.bootstrap.confidence,
+        bootstrap_unit=cfg.bootstrap.unit,
+        rows={"in": tally.scored + tally.rejected, "out": tally.scored, "rejected": tally.rejected},
+        total=scores(counts, cfg),
+        groups=dict(_groups(counts, tally.groups, cfg)),
+        oracle_curve=[rate(edits, words) for edits in tally.oracle_sums],
+        distinct_curve=[count / tally.scored for count in tally.distinct_sums],
+    )
 
 
 def scores(counts: Counts, cfg: Scoring) -> AsrScores:
@@ -269,54 +280,56 @@ def _scored_row(row: NbestRow, score: ListScore, longest: int) -> ScoredRow:
     )
 
 
-def _values(row: NbestRow, score: ListScore, oracle_at: tuple[int, ...], columns: Columns) -> list[int]:
+def _add(tally: Tally, row: NbestRow, score: ListScore) -> None:
     words = score.first.reference_length
-    return [
-        words,
-        score.first_characters.reference_length,
-        *score.first,
-        min(score.first.edits, words),
-        score.first_characters.edits,
-        score.mbr_edits,
-        score.compositional_edits,
-        len(score.edits),
-        score.distinct[-1],
-        int(row.asr_fallback is not None),
-        columns.groups.setdefault(row.group, len(columns.groups)),
-        columns.speakers.setdefault(row.speaker, len(columns.speakers)),
-        *(score.oracle_edits[min(n, len(score.edits)) - 1] for n in oracle_at),
-    ]
+    tally.scored += 1
+    tally.values.extend(
+        [
+            words,
+            score.first_characters.reference_length,
+            *score.first,
+            min(score.first.edits, words),
+            score.first_characters.edits,
+            score.mbr_edits,
+            score.compositional_edits,
+            len(score.edits),
+            score.distinct[-1],
+            int(row.asr_fallback is not None),
+            tally.groups.setdefault(row.group, len(tally.groups)),
+            tally.speakers.setdefault(row.speaker, len(tally.speakers)),
+            *(score.oracle_edits[min(n, len(score.edits)) - 1] for n in tally.oracle_at),
+        ]
+    )
+    for index in range(len(tally.oracle_sums)):
+        rank = min(index, len(score.edits) - 1)  # a shorter list goes on with its last value
+        tally.oracle_sums[index] += score.oracle_edits[rank]
+        tally.distinct_sums[index] += score.distinct[rank]
 
 
-def _padded(values: tuple[int, ...], size: int) -> npt.NDArray[np.int64]:
-    """The first `size` values; a shorter list goes on with its last one."""
-    return np.array([values[min(index, len(values) - 1)] for index in range(size)], dtype=np.int64)
-
-
-def _check_rejected(refused: int, done: int, allowed: float, where: str) -> None:
-    total = done + refused
+def _check_rejected(tally: Tally, allowed: float, source: Path) -> None:
+    total = tally.scored + tally.rejected
     if not total:
-        raise UserError("there is no row to score", where=where)
-    share = refused / total
-    if not done or share > allowed:
+        raise UserError("there is no row to score", where=str(source))
+    share = tally.rejected / total
+    if not tally.scored or share > allowed:
         raise UserError(
-            f"{refused} of {total} rows ({share:.1%}) have no reference; max_rejected allows {allowed:.1%}",
-            where=where,
+            f"{tally.rejected} of {total} rows ({share:.1%}) have no reference; "
+            f"max_rejected allows {allowed:.1%}",
+            where=f"{source}: {', '.join(tally.rejected_examples)}",
             fix="give the corpus a reference column, or set `scoring.<name>.max_rejected` higher",
         )
 
 
-def _check_speakers(speakers: Mapping[str | None, int], column: npt.NDArray[np.int64], source: Path) -> None:
-    if set(speakers) == {None}:
+def _check_speakers(tally: Tally, source: Path) -> None:
+    if set(tally.speakers) == {None}:
         raise UserError(
             "bootstrap by speaker, but no row has a speaker",
             where=str(source),
             fix="set `scoring.<name>.bootstrap.unit: utterance`, or give the corpus a speaker column",
         )
-    if None in speakers:
-        log.warning(
-            "%d rows have no speaker; the bootstrap takes them as one", int((column == speakers[None]).sum())
-        )
+    if None in tally.speakers:
+        nameless = int((tally.counts()["speaker"] == tally.speakers[None]).sum())
+        log.warning("%d rows have no speaker; the bootstrap takes them as one", nameless)
 
 
 def _headline(part: AsrScores) -> list[Rate]:

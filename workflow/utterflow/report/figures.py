@@ -97,6 +97,7 @@ def plot_wer(runs: Sequence[AsrMetrics], path: Path) -> None:
         axes = canvas.subplots(rows, columns, sharey=True, squeeze=False).flatten()
         for axis, run, part in zip(axes, runs, parts, strict=False):
             _draw_groups(axis, part)
+            axis.set_xlim(-0.5, max(longest, 3) - 0.5)
             hidden = len(run.groups) + 1 - len(part)
             note = f"\n{hidden} smaller groups not shown" if hidden > 0 else ""
             axis.set_title(f"{run_name(run)}, {run.total.utterances} utterances{note}", fontsize=9)
@@ -120,7 +121,7 @@ def plot_diversity(runs: Sequence[AsrMetrics], path: Path) -> None:
             right.plot(lengths, run.distinct_curve, **line)
         right.plot([1, longest], [1, longest], color="0.6", linestyle=":", linewidth=1)
         right.annotate(
-            "all different", (longest, longest), xytext=(-4, 0), textcoords="offset points",
+            "all different", (longest, longest), xytext=(-16, 0), textcoords="offset points",
             ha="right", va="center", color="0.45", fontsize=8,
         )  # fmt: skip
         left.set_ylabel("oracle WER (%)")
@@ -140,7 +141,7 @@ def plot_throughput(runs: Sequence[Throughput], path: Path) -> None:
         ("utterances per second of computing", [run.utterances_per_second for run in runs]),
         ("seconds of audio per second of computing", [run.audio_seconds_per_second for run in runs]),
     )
-    with figure((9.5, 1.0 + 0.5 * len(runs)), path) as canvas:
+    with figure((9.5, 1.2 + 0.5 * len(runs)), path) as canvas:
         for axis, (label, values) in zip(canvas.subplots(1, 2, sharey=True), panels, strict=True):
             bars = axis.barh(range(len(runs)), [value or 0 for value in values], height=0.6, color="#4c72b0")
             texts = ["not timed" if value is None else f"{value:.3g}" for value in values]
@@ -149,7 +150,7 @@ def plot_throughput(runs: Sequence[Throughput], path: Path) -> None:
             axis.margins(x=0.18)
             axis.grid(axis="x", alpha=0.3)
             axis.set_yticks(range(len(runs)), names)
-        axis.invert_yaxis()
+        axis.set_ylim(len(runs) - 0.4, -0.6)
 
 
 def shown_groups(run: AsrMetrics) -> list[tuple[str, AsrScores]]:

@@ -153,8 +153,8 @@ def html_page(title: str, rows: Sequence[Cells]) -> str:
     return (
         f'<!doctype html>\n<html lang="en">\n<head><meta charset="utf-8"><title>{name}</title>'
         f"<style>{STYLE}</style></head>\n<body>\n<h1>{name}</h1>\n"
-        f"<small>{_interval_note(rows)}; WER of the first hypothesis; oracle gain: how much lower the oracle WER "
-        "is than the WER; distinct: mean number of different hypotheses after normalisation</small>\n"
+        f"<small>{_interval_note(rows)}; WER of the first hypothesis; oracle gain: how much lower the oracle "
+        "WER is than the WER; distinct: mean number of different hypotheses after normalisation</small>\n"
         "<table>\n" + "\n".join(lines) + "\n</table>\n</body>\n</html>\n"
     )
 
