@@ -96,7 +96,7 @@ rule fetch_model:
         "../workflow/scripts/fetch_model.py"
 
 
-# The log `rejected` keeps the rejected rows of a failed job, whose outputs Snakemake deletes.
+# When too many rows are rejected they stay in <log>.rejected.jsonl: Snakemake deletes a failed job's outputs.
 rule prepare_corpus:
     input:
         lambda wildcards: rule_inputs(CONFIG.corpora[wildcards.corpus], CONFIG.downloads),
@@ -105,8 +105,7 @@ rule prepare_corpus:
         rejected="results/corpora/{corpus}/manifest.rejected.jsonl",
         meta="results/corpora/{corpus}/manifest.meta.json",
     log:
-        main="results/logs/prepare_corpus/{corpus}.log",
-        rejected="results/logs/prepare_corpus/{corpus}.rejected.jsonl",
+        "results/logs/prepare_corpus/{corpus}.log",
     benchmark:
         "results/benchmarks/prepare_corpus/{corpus}.tsv"
     conda:

@@ -15,7 +15,9 @@ class Hypothesis:
     steering: float  # with the diversity penalty
 
 
-def log_probabilities(whisper, log_mel: Tensor, prompt: list[int], tokens: tuple[int, ...], ngram: int) -> Tensor:
+def log_probabilities(
+    whisper, log_mel: Tensor, prompt: list[int], tokens: tuple[int, ...], ngram: int
+) -> Tensor:
     """[V] log-probabilities of the next token; forbidden ones at minus infinity."""
     inputs = torch.tensor([[*prompt, *tokens]])
     with torch.inference_mode():
@@ -58,7 +60,10 @@ def group_beam_search(
             if not running[group]:
                 done[group] = True
             elif len(finished[group]) >= width:
-                kept = sorted((item.steering / len(item.tokens) ** length_penalty for item in finished[group]), reverse=True)
+                kept = sorted(
+                    (item.steering / len(item.tokens) ** length_penalty for item in finished[group]),
+                    reverse=True,
+                )
                 done[group] = kept[width - 1] >= running[group][0].steering / step**length_penalty
         if all(done):
             break
@@ -70,7 +75,9 @@ def group_beam_search(
     return sorted(result, key=lambda item: -item.score / len(item.tokens) ** length_penalty)
 
 
-def sample_one(whisper, log_mel: Tensor, prompt: list[int], uniforms, *, temperature, top_k, top_p, limit, ngram=0):
+def sample_one(
+    whisper, log_mel: Tensor, prompt: list[int], uniforms, *, temperature, top_k, top_p, limit, ngram=0
+):
     """One sample by inverting the cumulative distribution at the given uniform numbers; (tokens, log-probabilities)."""
     tokens: tuple[int, ...] = ()
     values: list[float] = []
@@ -85,8 +92,8 @@ def sample_one(whisper, log_mel: Tensor, prompt: list[int], uniforms, *, tempera
             kept.append((token, weight))
             total += weight
         target, reached = uniforms[step] * total, 0.0
-        for token, weight in kept:
-            reached += weight
+        for candidate, weight in kept:
+            token, reached = candidate, reached + weight
             if reached > target:
                 break
         tokens, values = (*tokens, token), [*values, float(logp[token])]

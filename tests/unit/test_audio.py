@@ -208,9 +208,7 @@ def test_noise_is_the_seed_s_and_follows_the_formula() -> None:
     clean = tone(16_000)
     noise = Noise(snr_db=3, color=1.2, seed=11)
     assert np.array_equal(add_noise(clean, noise), add_noise(clean, noise))
-    assert not np.array_equal(
-        add_noise(clean, noise), add_noise(clean, noise.model_copy(update={"seed": 12}))
-    )
+    assert not np.array_equal(add_noise(clean, noise), add_noise(clean, noise.model_copy(update={"seed": 12})))
     rng = np.random.default_rng(11)
     bins = clean.size // 2 + 1
     spectrum = rng.standard_normal(bins) + 1j * rng.standard_normal(bins)
@@ -225,9 +223,7 @@ def test_noise_is_the_seed_s_and_follows_the_formula() -> None:
 @pytest.mark.parametrize("size", [0, 1, 2, 3, 1000])
 def test_noise_on_silence_and_on_few_samples(size: int) -> None:
     noise = Noise(snr_db=0, color=1, seed=1)
-    assert np.array_equal(
-        add_noise(np.zeros(size, dtype=np.float32), noise), np.zeros(size, dtype=np.float32)
-    )
+    assert np.array_equal(add_noise(np.zeros(size, dtype=np.float32), noise), np.zeros(size, dtype=np.float32))
     if size:
         loud = add_noise(np.ones(size, dtype=np.float32), noise)
         assert loud.shape == (size,)

@@ -111,7 +111,7 @@ def test_statements_that_run_at_import_count(package: Path) -> None:
         "import utterflow.helpers\n\nutterflow.helpers.used(1)\n",
         "from utterflow import helpers\n\nhelpers.used(1)\n",
         "from utterflow.helpers import used as f\n\nf(1)\n",
-        "import utterflow.other\nimport utterflow.helpers\nimport utterflow.third\nutterflow.helpers.used()\n",
+        "import utterflow.other\nimport utterflow.helpers\nimport utterflow.third\nutterflow.helpers.used\n",
         "from utterflow.middle import used\n\nused(1)\n",
         "from utterflow.nested.near import call\n\ncall()\n",
         "from utterflow.nested.far import call\n\ncall()\n",

@@ -291,6 +291,7 @@ def test_a_long_value_is_cut() -> None:
 
 def test_nearest_ignores_case_and_gives_up() -> None:
     assert nearest("WER", ["wer", "cer"]) == "wer"
+    assert nearest("fp16", ["auto", "float16", "float32"], cutoff=0.5) == "float16"
     assert nearest("zzz", ["wer", "cer"]) is None
 
 

@@ -361,9 +361,7 @@ def test_rule_inputs_are_the_same_before_and_after_the_downloads(
         "data/other.zip": Download(url="https://example.org/other.zip", unpack_to="data/other"),
         "data/so.tar.gz": Download(url="https://example.org/so.tar.gz", unpack_to="data/so"),
     }
-    slurp_cfg = SlurpCorpus(
-        adapter="slurp", annotations="./data/s/devel.jsonl", audio_dir="data/s/audio/slurp_real"
-    )
+    slurp_cfg = SlurpCorpus(adapter="slurp", annotations="./data/s/devel.jsonl", audio_dir="data/s/audio/slurp_real")
     ocean_cfg = SpeechOceanCorpus(adapter="speechocean762", root="data/so/speechocean762")
     expected = [["data/s/devel.jsonl", "data/s/real.tar.gz.contents.tsv"], ["data/so.tar.gz.contents.tsv"]]
     assert [rule_inputs(cfg, downloads) for cfg in (slurp_cfg, ocean_cfg)] == expected

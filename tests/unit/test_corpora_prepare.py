@@ -92,9 +92,7 @@ def add_line(folder: Path, line: str) -> None:
         handle.write(line + "\n")
 
 
-def run(
-    folder: Path, config: dict[str, Any], threads: int = 1
-) -> tuple[list[ManifestRow], list[RejectedRow]]:
+def run(folder: Path, config: dict[str, Any], threads: int = 1) -> tuple[list[ManifestRow], list[RejectedRow]]:
     out = folder / "out"
     prepare_corpus(
         config,
@@ -203,6 +201,8 @@ def test_too_many_rejected_rows_fail_with_reasons_and_no_manifest(tmp_path: Path
     assert [path.name for path in out.iterdir()] == ["manifest.rejected.jsonl"]
     assert len(list(read_jsonl(out / "manifest.rejected.jsonl"))) == 4
     assert (tmp_path / "failed.jsonl").read_bytes() == (out / "manifest.rejected.jsonl").read_bytes()
+    run(tmp_path, {**config, "limit": 3})
+    assert not (tmp_path / "failed.jsonl").exists()
 
 
 def test_max_rejected_is_the_largest_share_allowed(tmp_path: Path) -> None:

@@ -65,9 +65,7 @@ def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[Server]:
                     return
                 place = 0 if state.lie_about_range else offset
                 self.send_response(206)
-                self.send_header(
-                    "Content-Range", f"bytes {place}-{len(state.content) - 1}/{len(state.content)}"
-                )
+                self.send_header("Content-Range", f"bytes {place}-{len(state.content) - 1}/{len(state.content)}")
             else:
                 self.send_response(200)
             if state.etag:
@@ -167,9 +165,7 @@ def test_a_file_that_changed_in_between_starts_over(
     assert get(server, tmp_path).read_bytes() == CONTENT
 
 
-def test_another_address_is_not_a_continuation(
-    server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_another_address_is_not_a_continuation(server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(fetch, "ATTEMPTS", 1)
     server.breaks = [BLOCK]
     with pytest.raises(UserError):
@@ -223,9 +219,7 @@ def test_no_such_server(tmp_path: Path, url: str, monkeypatch: pytest.MonkeyPatc
 
 
 @pytest.mark.parametrize(("sha256", "md5"), [("0" * 64, None), (None, "0" * 32), (SHA256, "0" * 32)])
-def test_a_wrong_checksum_leaves_nothing(
-    server: Server, tmp_path: Path, sha256: str | None, md5: str | None
-) -> None:
+def test_a_wrong_checksum_leaves_nothing(server: Server, tmp_path: Path, sha256: str | None, md5: str | None) -> None:
     with pytest.raises(UserError) as caught:
         get(server, tmp_path, sha256, md5)
     assert "expected 0000" in str(caught.value)
@@ -294,9 +288,7 @@ def zip_with_link(path: Path) -> Path:
 
 @pytest.mark.parametrize("kind", sorted(EVIL))
 @pytest.mark.parametrize("filters", [True, False])
-def test_nothing_lands_outside(
-    tmp_path: Path, kind: str, filters: bool, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_nothing_lands_outside(tmp_path: Path, kind: str, filters: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     if not filters:
         monkeypatch.setattr(fetch, "SAFE_TARFILE", False)
     (tmp_path / "secret.txt").write_text("secret")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from itertools import product
 
 import pytest
@@ -107,3 +108,21 @@ def test_an_empty_reference_makes_each_word_an_insertion():
 def test_an_empty_list_is_refused():
     with pytest.raises(ValueError, match="at least one hypothesis"):
         score_list("a", [], str)
+
+
+def test_posterior_weights_are_a_softmax_of_scores():
+    from utterflow.evaluate.score import posterior
+    from utterflow.records import Hypothesis
+
+    scores = (-1.0, -2.0, -900.0)
+    hypotheses = [
+        Hypothesis(text="a", score=score, mean_logprob=score, num_tokens=1, finished=True) for score in scores
+    ]
+    weights = posterior(hypotheses)
+    assert weights == pytest.approx([math.e / (1 + math.e), 1 / (1 + math.e), 0.0])
+
+
+def test_weights_reach_the_choice():
+    hypotheses = ["a b c", "a b d", "x y z"]
+    assert score_list("", hypotheses, str).mbr_rank == 0
+    assert score_list("", hypotheses, str, [0.1, 0.1, 0.8]).mbr_rank == 2

@@ -49,5 +49,9 @@ def test_the_chosen_are_never_closer_than_a_random_set_of_a_line():
 
 
 def test_duplicates_are_equal_but_for_case_and_spaces():
-    assert without_duplicates(["Hi there", " hi  THERE ", "hi", "hi there!"], str) == ["Hi there", "hi", "hi there!"]
+    assert without_duplicates(["Hi there", " hi  THERE ", "hi", "hi there!"], str) == [
+        "Hi there",
+        "hi",
+        "hi there!",
+    ]
     assert text_key("\tA\nb ") == "a b"

@@ -30,11 +30,13 @@ def test_cuts_fall_into_the_pause():
 def test_joined_lists_are_the_best_of_all_combinations():
     generator = np.random.default_rng(0)
     lists = [
-        [Scored(f"{window}{place}", (float(-generator.random() * 5),), True) for place in range(3)] for window in range(4)
+        [Scored(f"{window}{place}", (float(-generator.random() * 5),), True) for place in range(3)]
+        for window in range(4)
     ]
     joined = join_windows(lists, 5, length_penalty=0.0)
     everything = [
-        (sum(item.score for item in choice), " ".join(item.text for item in choice)) for choice in itertools.product(*lists)
+        (sum(item.score for item in choice), " ".join(item.text for item in choice))
+        for choice in itertools.product(*lists)
     ]
     expected = sorted(everything, reverse=True)[:5]
     assert [item.text for item in joined] == [text for _, text in expected]

@@ -7,9 +7,7 @@ from utterflow.corpora.prepare import prepare_corpus
 from utterflow.jobs import job_log
 
 
-def main(
-    manifest: str, rejected: str, meta: str, cfg: dict[str, Any], code: str, threads: int, failed: str
-) -> None:
+def main(manifest: str, rejected: str, meta: str, cfg: dict[str, Any], code: str, threads: int, failed: str) -> None:
     prepare_corpus(
         cfg,
         manifest=Path(manifest),
@@ -30,5 +28,5 @@ if __name__ == "__main__":
             snakemake.params.cfg,
             snakemake.params.code,
             snakemake.threads,
-            snakemake.log.rejected,
+            f"{snakemake.log[0]}.rejected.jsonl",
         )

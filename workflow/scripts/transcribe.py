@@ -10,7 +10,14 @@ from utterflow.jobs import job_log
 
 
 def main(
-    manifest: str, nbest: str, rejected: str, meta: str, cfg: dict[str, Any], code: str, shard: Shard, threads: int
+    manifest: str,
+    nbest: str,
+    rejected: str,
+    meta: str,
+    cfg: dict[str, Any],
+    code: str,
+    shard: Shard,
+    threads: int,
 ) -> None:
     variant = AsrVariant.model_validate(cfg)
     transcribe(

@@ -99,9 +99,7 @@ def load_row_audio(row: ManifestRow, sample_rate: int = SAMPLE_RATE) -> Signal:
     with contextlib.suppress(OSError):
         size = Path(row.audio).stat().st_size
         if size != row.audio_bytes:
-            raise AudioError(
-                "changed since prepare_corpus", f"{row.audio} had {row.audio_bytes} bytes, has {size}"
-            )
+            raise AudioError("changed since prepare_corpus", f"{row.audio} had {row.audio_bytes} bytes, has {size}")
     signal = load_audio(row.audio, sample_rate)
     return add_noise(signal, row.noise) if row.noise else signal
 
@@ -178,9 +176,7 @@ def _promised_seconds(file: Path, container: Any, stream: Any) -> float | None:
     if name == "wav":
         return _wav_seconds(file)
     if name == "matroska,webm":
-        return (
-            container.duration / av.time_base if container.duration and len(container.streams) == 1 else None
-        )
+        return container.duration / av.time_base if container.duration and len(container.streams) == 1 else None
     exact = name in EXACT_LENGTH or (name == "mp3" and _has_xing_header(file))
     return float(stream.duration * stream.time_base) if exact and stream.duration else None
 

@@ -131,9 +131,7 @@ def unpack_archive(archive: Path, folder: Path, listing: Path) -> None:
         elif tarfile.is_tarfile(archive):
             names = sorted(set(_untar(archive, folder)))
         else:
-            raise UserError(
-                "neither a tar nor a zip archive", where=str(archive), fix="remove its `unpack_to`"
-            )
+            raise UserError("neither a tar nor a zip archive", where=str(archive), fix="remove its `unpack_to`")
     except UNSAFE_ARCHIVE as error:
         raise UserError(f"unsafe archive: {error}", where=str(archive), fix="do not use it") from None
     except BROKEN_ARCHIVE as error:
@@ -236,9 +234,7 @@ def _download(url: str, part: Partial, pause: float) -> None:
             log.warning("%s; attempt %d in %.0f s", _first_line(error), failures + 1, wait)
             time.sleep(wait)
         except requests.RequestException as error:
-            raise UserError(
-                f"download failed: {_first_line(error)}", where=url, fix="correct the address"
-            ) from None
+            raise UserError(f"download failed: {_first_line(error)}", where=url, fix="correct the address") from None
         except OSError as error:
             raise UserError(f"cannot write the download: {error}", where=str(part.data)) from None
         else:

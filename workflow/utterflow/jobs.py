@@ -36,7 +36,9 @@ def job_log(path: str | Path) -> Iterator[None]:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(1)
     except Exception:
-        log.exception("the job broke; this is a fault of the workflow or of its environment, please report it")
+        log.exception(
+            "the job broke; this is a fault of the workflow or of its environment, please report it"
+        )
         raise
     finally:
         log.removeHandler(handler)

@@ -15,7 +15,17 @@ from utterflow import __version__
 from utterflow.files import file_sha256, read_json, write_json
 
 SUFFIX = ".meta.json"
-PACKAGES = ("snakemake", "torch", "transformers", "numpy", "av", "soxr", "rapidfuzz", "jiwer", "whisper_normalizer")
+PACKAGES = (
+    "snakemake",
+    "torch",
+    "transformers",
+    "numpy",
+    "av",
+    "soxr",
+    "rapidfuzz",
+    "jiwer",
+    "whisper_normalizer",
+)
 
 
 def side_file(output: Path) -> Path:

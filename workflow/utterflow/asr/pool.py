@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
+from numpy.typing import NDArray
 from rapidfuzz.distance import Levenshtein
 from rapidfuzz.process import cdist
 
@@ -49,5 +50,5 @@ def most_different(texts: Sequence[str], count: int) -> list[int]:
     return sorted(chosen)
 
 
-def _distances(text: str, texts: Sequence[str]) -> np.ndarray:
-    return cdist([text], texts, scorer=Levenshtein.distance, dtype=np.int32)[0]
+def _distances(text: str, texts: Sequence[str]) -> NDArray[Any]:
+    return np.asarray(cdist([text], texts, scorer=Levenshtein.distance, dtype=np.int32)[0])

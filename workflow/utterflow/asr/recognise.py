@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import islice
+from typing import Any
 
-import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from utterflow.asr.pool import most_different, without_duplicates
@@ -45,7 +46,7 @@ def choose_method(cfg: AsrVariant) -> Method:
 
 
 def recognise(
-    whisper: Whisper, signals: Sequence[np.ndarray], ids: Sequence[str], cfg: AsrVariant
+    whisper: Whisper, signals: Sequence[NDArray[Any]], ids: Sequence[str], cfg: AsrVariant
 ) -> list[Recognised]:
     """n-best lists of recordings, at most `cfg.batch_size` windows of them at a time.
 
@@ -53,7 +54,7 @@ def recognise(
         signals: recordings [samples] at the model's sample rate.
         ids: their rows' ids, from which the seeds of sampling are made.
     """
-    windows: list[np.ndarray] = []
+    windows: list[NDArray[Any]] = []
     seeds: list[int] = []
     counts: list[int] = []
     for signal, row_id in zip(signals, ids, strict=True):
@@ -79,7 +80,7 @@ def recognise(
 
 
 def _recognise_windows(
-    whisper: Whisper, windows: Sequence[np.ndarray], seeds: Sequence[int], cfg: AsrVariant
+    whisper: Whisper, windows: Sequence[NDArray[Any]], seeds: Sequence[int], cfg: AsrVariant
 ) -> tuple[list[list[Scored]], list[str]]:
     cross = encode(whisper, features(whisper, list(windows)))
     languages = [cfg.language] * len(windows) if cfg.language else detect_languages(whisper, cross)
@@ -90,7 +91,11 @@ def _recognise_windows(
 
 @torch.inference_mode()
 def search(
-    whisper: Whisper, cross: list[Tensor], prompts: Sequence[Sequence[int]], seeds: Sequence[int], cfg: AsrVariant
+    whisper: Whisper,
+    cross: list[Tensor],
+    prompts: Sequence[Sequence[int]],
+    seeds: Sequence[int],
+    cfg: AsrVariant,
 ) -> list[list[Candidate]]:
     """Candidates of each window by the configured method, best first."""
     method = choose_method(cfg).name
@@ -119,7 +124,9 @@ def _choose(whisper: Whisper, candidates: Sequence[Candidate], cfg: AsrVariant) 
     ]
     if choose_method(cfg).name == "sampling_pool":
         distinct = without_duplicates(scored, lambda item: item.text)
-        return [distinct[index] for index in most_different([item.text for item in distinct], cfg.num_hypotheses)]
+        return [
+            distinct[index] for index in most_different([item.text for item in distinct], cfg.num_hypotheses)
+        ]
     if cfg.drop_duplicates:
         scored = without_duplicates(scored, lambda item: item.text)
     return scored[: cfg.num_hypotheses]

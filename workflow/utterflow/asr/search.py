@@ -9,9 +9,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from utterflow.asr.whisper import DecoderState, Whisper, decode, expand, keep, new_state, reorder
@@ -98,7 +100,9 @@ def beam_search(
         chosen_value = np.full((len(items), beams), -np.inf)
         for group in range(groups):
             beam_slice = slice(group * width, (group + 1) * width)
-            earlier = np.where(np.repeat(running[:, :group], width, axis=1), chosen_token[:, : group * width], -1)
+            earlier = np.where(
+                np.repeat(running[:, :group], width, axis=1), chosen_token[:, : group * width], -1
+            )
             lowered = value[:, group] - options.diversity_penalty * (
                 token[:, group, :, None] == earlier[:, None, :]
             ).sum(-1)
@@ -130,7 +134,9 @@ def beam_search(
         tokens[:, :, step], logprobs[:, :, step], steering = chosen_token, chosen_logprob, chosen_value
         for row, group in zip(*np.nonzero(running), strict=True):
             best_running = steering[row, group * width : (group + 1) * width].max()
-            running[row, group] = not _group_is_done(finished[items[row]][group], width, best_running, step + 1, options)
+            running[row, group] = not _group_is_done(
+                finished[items[row]][group], width, best_running, step + 1, options
+            )
         if not running.any():
             break
         if step + 1 == limit:
@@ -147,7 +153,9 @@ def beam_search(
             tokens, logprobs, steering = tokens[kept], logprobs[kept], steering[kept]
             running, items = running[kept], items[kept]
         logits = decode(whisper, state, _to(whisper, tokens[:, :, step, None]))
-    return [_ranked(groups_of_window, width, whisper.eos, options.length_penalty) for groups_of_window in finished]
+    return [
+        _ranked(groups_of_window, width, whisper.eos, options.length_penalty) for groups_of_window in finished
+    ]
 
 
 @dataclass(frozen=True)
@@ -158,8 +166,8 @@ class _Finished:
 
 
 def _best_continuations(
-    logp: Tensor, steering: np.ndarray, groups: int, width: int, beams: int
-) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+    logp: Tensor, steering: NDArray[Any], groups: int, width: int, beams: int
+) -> tuple[NDArray[Any], NDArray[Any], NDArray[Any], NDArray[Any]]:
     """The continuations of each group that can matter: value, token, log-probability, parent beam; each [B, G, K].
 
     The penalty only lowers, and lowers at most `width` continuations for each beam of an earlier group, so the 2 * width
@@ -189,11 +197,11 @@ def _group_is_done(
 
 def _cut_off(
     finished: list[list[list[_Finished]]],
-    tokens: np.ndarray,
-    logprobs: np.ndarray,
-    steering: np.ndarray,
-    items: np.ndarray,
-    running: np.ndarray,
+    tokens: NDArray[Any],
+    logprobs: NDArray[Any],
+    steering: NDArray[Any],
+    items: NDArray[Any],
+    running: NDArray[Any],
     width: int,
     options: SearchOptions,
 ) -> None:
@@ -222,7 +230,9 @@ def _ranked(groups: list[list[_Finished]], width: int, eos: int, length_penalty:
     return [*sorted(kept, key=lambda c: -c.rank_score), *sorted(spare, key=lambda c: -c.rank_score)]
 
 
-def _candidate(tokens: Sequence[int], logprobs: Sequence[float], eos: int, length_penalty: float) -> Candidate:
+def _candidate(
+    tokens: Sequence[int], logprobs: Sequence[float], eos: int, length_penalty: float
+) -> Candidate:
     values = tuple(float(value) for value in logprobs)
     return Candidate(
         tuple(int(token) for token in tokens),
@@ -297,8 +307,8 @@ def sample(
 
 
 def _retire(
-    items: np.ndarray, slots: np.ndarray, active: np.ndarray
-) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+    items: NDArray[Any], slots: NDArray[Any], active: NDArray[Any]
+) -> tuple[NDArray[Any], NDArray[Any], NDArray[Any], NDArray[Any], NDArray[Any]]:
     """Drop finished rows: every window keeps as many rows as the window with most running ones."""
     kept = np.flatnonzero(active.any(1))
     width = int(active[kept].sum(1).max())
@@ -313,7 +323,7 @@ def _retire(
     )
 
 
-def _draw(logp: Tensor, uniform: np.ndarray, options: SearchOptions) -> tuple[np.ndarray, np.ndarray]:
+def _draw(logp: Tensor, uniform: NDArray[Any], options: SearchOptions) -> tuple[NDArray[Any], NDArray[Any]]:
     """Draw one token per row from log-probabilities [B, n, V]; tokens and their log-probabilities, [B, n]."""
     size = logp.shape[-1]
     best, index = logp.topk(min(options.top_k or size, size), dim=-1)
@@ -324,7 +334,9 @@ def _draw(logp: Tensor, uniform: np.ndarray, options: SearchOptions) -> tuple[np
         cumulative = (probability * kept).double().cumsum(-1)
     target = torch.from_numpy(uniform).to(logp.device)[..., None] * cumulative[..., -1:]
     place = (cumulative <= target).sum(-1, keepdim=True).clamp_max(index.shape[-1] - 1)
-    return index.gather(-1, place)[..., 0].cpu().numpy(), best.gather(-1, place)[..., 0].double().cpu().numpy()
+    return index.gather(-1, place)[..., 0].cpu().numpy(), best.gather(-1, place)[
+        ..., 0
+    ].double().cpu().numpy()
 
 
 def _start(
@@ -335,7 +347,7 @@ def _start(
 
 
 def _log_probabilities(
-    whisper: Whisper, logits: Tensor, history: np.ndarray, step: int, options: SearchOptions
+    whisper: Whisper, logits: Tensor, history: NDArray[Any], step: int, options: SearchOptions
 ) -> Tensor:
     """Log-softmax with suppressed tokens and repeated n-grams at minus infinity, [B, n, V]."""
     logp = logits.log_softmax(-1)
@@ -348,7 +360,7 @@ def _log_probabilities(
     return logp
 
 
-def repeated_ngrams(history: np.ndarray, size: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def repeated_ngrams(history: NDArray[Any], size: int) -> tuple[NDArray[Any], NDArray[Any], NDArray[Any]]:
     """Tokens that would complete an n-gram for the second time.
 
     Args:
@@ -370,5 +382,5 @@ def repeated_ngrams(history: np.ndarray, size: int) -> tuple[np.ndarray, np.ndar
     return windows, places, history[windows, places, begins + size - 1]
 
 
-def _to(whisper: Whisper, array: np.ndarray) -> Tensor:
+def _to(whisper: Whisper, array: NDArray[Any]) -> Tensor:
     return torch.from_numpy(np.ascontiguousarray(array)).to(whisper.device)

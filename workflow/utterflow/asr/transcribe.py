@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from utterflow.asr.recognise import Recognised, choose_method, recognise
 from utterflow.asr.whisper import Whisper, check_model_folder, choose_device, choose_dtype, load_whisper
@@ -26,7 +27,18 @@ from utterflow.records import ManifestRow, NbestRow, RejectedRow, parse_record
 STAGE = "transcribe"
 # Keys that place or size the work, and those whose effect the journal's digest takes in another form.
 NOT_IN_RESULT = frozenset(
-    {"batch_size", "max_rejected", "gpus", "threads", "mem_mb", "runtime", "device", "dtype", "model", "revision"}
+    {
+        "batch_size",
+        "max_rejected",
+        "gpus",
+        "threads",
+        "mem_mb",
+        "runtime",
+        "device",
+        "dtype",
+        "model",
+        "revision",
+    }
 )
 
 
@@ -48,7 +60,9 @@ def read_shard(manifest: Path, shard: Shard) -> list[ManifestRow]:
                 for number, line in islice(lines, shard.index, None, shard.count)
             ]
     except FileNotFoundError:
-        raise UserError("manifest not found", where=str(manifest), fix="run the target `corpora` first") from None
+        raise UserError(
+            "manifest not found", where=str(manifest), fix="run the target `corpora` first"
+        ) from None
 
 
 def row_key(row: ManifestRow) -> str:
@@ -90,13 +104,21 @@ def transcribe(
     dtype = choose_dtype(cfg.dtype, device)
     method = choose_method(cfg)
     rows = read_shard(manifest, shard)
-    log.info("shard %d of %d: %d rows; model %s, %s, %s", shard.index, shard.count, len(rows), model, device, dtype)
+    log.info(
+        "shard %d of %d: %d rows; model %s, %s, %s", shard.index, shard.count, len(rows), model, device, dtype
+    )
     if method.fallback:
-        log.warning("%s cannot run (%s): falling back to %s", cfg.diversity_method, method.fallback, method.name)
+        log.warning(
+            "%s cannot run (%s): falling back to %s", cfg.diversity_method, method.fallback, method.name
+        )
     weights = model_digest(model)
     digest = digest_of(
         {
-            "cfg": {name: value for name, value in cfg.model_dump(mode="json").items() if name not in NOT_IN_RESULT},
+            "cfg": {
+                name: value
+                for name, value in cfg.model_dump(mode="json").items()
+                if name not in NOT_IN_RESULT
+            },
             "code": code,
             "model": weights,
             "dtype": str(dtype),
@@ -156,11 +178,20 @@ def _fill(
     method = choose_method(cfg)
     progress = Progress(sum(map(len, todo)))
     for batch, signals in _prefetch(todo, whisper.sample_rate, max_seconds):
-        good = [(row, signal) for row, signal in zip(batch, signals, strict=True) if isinstance(signal, np.ndarray)]
-        failures.update({row.id: signal for row, signal in zip(batch, signals, strict=True) if isinstance(signal, str)})
+        good = [
+            (row, signal)
+            for row, signal in zip(batch, signals, strict=True)
+            if isinstance(signal, np.ndarray)
+        ]
+        failures.update(
+            {row.id: signal for row, signal in zip(batch, signals, strict=True) if isinstance(signal, str)}
+        )
         if good:
             found = recognise(whisper, [signal for _, signal in good], [row.id for row, _ in good], cfg)
-            fresh = {row_key(row): _result(item, method.name, method.fallback) for (row, _), item in zip(good, found, strict=True)}
+            fresh = {
+                row_key(row): _result(item, method.name, method.fallback)
+                for (row, _), item in zip(good, found, strict=True)
+            }
             journal.append(fresh)
             results.update(fresh)
         progress.advance(len(batch))
@@ -169,14 +200,14 @@ def _fill(
 
 def _prefetch(
     batches: Sequence[Sequence[ManifestRow]], sample_rate: int, max_seconds: float
-) -> Iterator[tuple[Sequence[ManifestRow], list[np.ndarray | str]]]:
+) -> Iterator[tuple[Sequence[ManifestRow], list[NDArray[Any] | str]]]:
     """Each batch with its signals (or the reason why there is none); the next one is decoded meanwhile."""
 
-    def load(batch: Sequence[ManifestRow]) -> list[np.ndarray | str]:
+    def load(batch: Sequence[ManifestRow]) -> list[NDArray[Any] | str]:
         return [_signal(row, sample_rate, max_seconds) for row in batch]
 
     with ThreadPoolExecutor(1) as pool:
-        coming: Future[list[np.ndarray | str]] = pool.submit(load, batches[0])
+        coming: Future[list[NDArray[Any] | str]] = pool.submit(load, batches[0])
         for index, batch in enumerate(batches):
             signals = coming.result()
             if index + 1 < len(batches):
@@ -184,7 +215,7 @@ def _prefetch(
             yield batch, signals
 
 
-def _signal(row: ManifestRow, sample_rate: int, max_seconds: float) -> np.ndarray | str:
+def _signal(row: ManifestRow, sample_rate: int, max_seconds: float) -> NDArray[Any] | str:
     if row.seconds > max_seconds:
         return f"longer than the model's window: {row.seconds:.1f} s > {max_seconds:g} s (long_audio: reject)"
     try:

@@ -14,8 +14,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn.functional import scaled_dot_product_attention
 
@@ -98,7 +98,7 @@ def load_whisper(folder: Path, device: torch.device, dtype: torch.dtype) -> Whis
     from transformers import WhisperForConditionalGeneration, WhisperProcessor
     from transformers.utils import logging as transformers_logging
 
-    transformers_logging.disable_progress_bar()
+    transformers_logging.disable_progress_bar()  # type: ignore[no-untyped-call]
     try:
         processor = WhisperProcessor.from_pretrained(folder, local_files_only=True)
         model = WhisperForConditionalGeneration.from_pretrained(
@@ -113,7 +113,7 @@ def load_whisper(folder: Path, device: torch.device, dtype: torch.dtype) -> Whis
             where=str(folder),
             fix="take the processor that belongs to the checkpoint",
         )
-    model = model.to(device).eval()
+    model = model.to(device).eval()  # type: ignore[arg-type]
     suppressed, suppressed_first = _suppressed_tokens(model, processor.tokenizer)
     return Whisper(model, processor, device, dtype, suppressed.to(device), suppressed_first.to(device))
 
@@ -122,7 +122,9 @@ def check_model_folder(folder: Path) -> None:
     """Raises a UserError unless the folder holds a checkpoint in safetensors form."""
     if not folder.is_dir():
         raise UserError(
-            "model folder not found", where=str(folder), fix="correct `model`, or fetch it first (`utterflow doctor` says how)"
+            "model folder not found",
+            where=str(folder),
+            fix="correct `model`, or fetch it first (`utterflow doctor` says how)",
         )
     missing = [name for name in REQUIRED_FILES if not (folder / name).is_file()]
     if missing == ["model.safetensors"] and (folder / WEIGHT_INDEX).is_file():
@@ -167,7 +169,11 @@ def prompt_tokens(whisper: Whisper, language: str | None, task: str) -> list[int
     """
     generation = whisper.model.generation_config
     start = [int(generation.decoder_start_token_id)]
-    end = [int(generation.no_timestamps_token_id)] if getattr(generation, "no_timestamps_token_id", None) else []
+    end = (
+        [int(generation.no_timestamps_token_id)]
+        if getattr(generation, "no_timestamps_token_id", None)
+        else []
+    )
     languages = language_tokens(whisper)
     if not languages:
         if task != "transcribe" or language not in (None, "en"):
@@ -191,15 +197,18 @@ def _language_code(language: str, languages: dict[str, int]) -> str:
     code = TO_LANGUAGE_CODE.get(language.lower(), "")
     if code not in languages:
         raise UserError(
-            f"language {language!r} is not one of the model's", fix=f"set one of {', '.join(sorted(languages))}, or null"
+            f"language {language!r} is not one of the model's",
+            fix=f"set one of {', '.join(sorted(languages))}, or null",
         )
     return str(code)
 
 
 @torch.inference_mode()
-def features(whisper: Whisper, windows: list[np.ndarray]) -> Tensor:
+def features(whisper: Whisper, windows: list[NDArray[Any]]) -> Tensor:
     """Log-mel features [B, mels, frames] of windows of samples at the model's rate, padded to its window."""
-    batch = whisper.processor.feature_extractor(windows, sampling_rate=whisper.sample_rate, return_tensors="pt")
+    batch = whisper.processor.feature_extractor(
+        windows, sampling_rate=whisper.sample_rate, return_tensors="pt"
+    )
     return batch.input_features.to(whisper.device, whisper.dtype)  # type: ignore[no-any-return]
 
 
@@ -211,7 +220,9 @@ def encode(whisper: Whisper, log_mel: Tensor) -> list[Tensor]:
     for layer in whisper.model.model.decoder.layers:
         attention = layer.encoder_attn
         cross.append(
-            torch.stack([_heads(attention.k_proj(hidden), attention), _heads(attention.v_proj(hidden), attention)])
+            torch.stack(
+                [_heads(attention.k_proj(hidden), attention), _heads(attention.v_proj(hidden), attention)]
+            )
         )
     return cross
 

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 SEARCH_SHARE = 1 / 6  # the cut is looked for in this last part of a window: 5 s of Whisper's 30 s
 FRAME_SECONDS = 0.02
 
 
-def cut_windows(signal: np.ndarray, max_samples: int, sample_rate: int) -> list[np.ndarray]:
+def cut_windows(signal: NDArray[Any], max_samples: int, sample_rate: int) -> list[NDArray[Any]]:
     """Cut a recording [samples] into windows of at most `max_samples`, each at the quietest place near its end."""
     frame = max(1, int(FRAME_SECONDS * sample_rate))
     windows = []
@@ -40,7 +42,7 @@ class Scored:
         return float(sum(self.logprobs))
 
     def rank(self, length_penalty: float) -> float:
-        return self.score / max(len(self.logprobs), 1) ** length_penalty
+        return float(self.score / max(len(self.logprobs), 1) ** length_penalty)
 
 
 def join_windows(lists: Sequence[Sequence[Scored]], count: int, length_penalty: float) -> list[Scored]:
@@ -52,7 +54,11 @@ def join_windows(lists: Sequence[Sequence[Scored]], count: int, length_penalty: 
     joined = sorted(lists[0], key=lambda item: -item.rank(length_penalty))[:count]
     for following in lists[1:]:
         pairs = [
-            Scored(f"{left.text} {right.text}".strip(), left.logprobs + right.logprobs, left.finished and right.finished)
+            Scored(
+                f"{left.text} {right.text}".strip(),
+                left.logprobs + right.logprobs,
+                left.finished and right.finished,
+            )
             for left in joined
             for right in following
         ]

@@ -331,7 +331,7 @@ def _not_a_choice(place: _Place, value: Any) -> Problem:
     info = place.info
     choices = info.choices if info else ()
     what = f"must be one of: {', '.join(map(in_yaml, choices))}"
-    near = nearest(str(value), [choice for choice in choices if isinstance(choice, str)])
+    near = nearest(str(value), [choice for choice in choices if isinstance(choice, str)], cutoff=0.5)
     best = near if near is not None else (info.default if info and not info.required else NOTHING)
     hints = QUOTE_HINT if isinstance(value, bool) else ()
     return Problem(
@@ -403,10 +403,10 @@ def _reference_problem(fault: ReferenceFault) -> Problem:
     return Problem(path, fault.what, fault.name, (hint,), _snippet(path, [near]) if near else None)
 
 
-def nearest(word: str, known: Sequence[str]) -> str | None:
+def nearest(word: str, known: Sequence[str], cutoff: float = 0.6) -> str | None:
     """The known word that `word` is most likely a misspelling of; None where there is none."""
     folded = {item.lower(): item for item in known}
-    close = difflib.get_close_matches(word.lower(), folded, n=1, cutoff=0.6)
+    close = difflib.get_close_matches(word.lower(), folded, n=1, cutoff=cutoff)
     return folded[close[0]] if close else None
 
 

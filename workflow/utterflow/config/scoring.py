@@ -34,6 +34,11 @@ class Scoring(Section):
     oracle_at: tuple[PositiveInt, ...] = key(
         (1, 2, 5), "list lengths n of the oracle WER@n", SCORE, min_length=1
     )
+    mbr_weights: Literal["posterior", "uniform"] = key(
+        "posterior",
+        "votes of the minimum-Bayes-risk choice: `posterior` (softmax of the hypotheses' scores) or all alike",
+        SCORE,
+    )
     bootstrap: Bootstrap = Field(default_factory=Bootstrap, description="confidence intervals")
     max_rejected: MaxRejected = key(
         0.01, "the stage fails when a larger share of rows has no reference to score against", SCORE

@@ -27,9 +27,7 @@ def rule_inputs(cfg: AnyCorpus, downloads: Mapping[str, Download]) -> list[str]:
     """
     archives = {listing_of(path): item.unpack_to for path, item in downloads.items() if item.unpack_to}
     places = [*source_files(cfg), audio_folder(cfg)]
-    listings = [
-        listing for listing, folder in archives.items() if any(_inside(place, folder) for place in places)
-    ]
+    listings = [listing for listing, folder in archives.items() if any(_inside(place, folder) for place in places)]
     unpacked = [folder for folder in archives.values() if folder]
     files = [
         os.path.normpath(file)

@@ -65,9 +65,7 @@ def table_rows(path: Path, columns: Columns) -> Rows:
     reader = csv.reader(_text_lines(path, broken), delimiter=DELIMITERS[path.suffix])
     header = next(reader, None)
     if header is None:
-        raise UserError(
-            "the table is empty", where=str(path), fix="write a header line and a line per recording"
-        )
+        raise UserError("the table is empty", where=str(path), fix="write a header line and a line per recording")
     named = {key: name for key, name in columns.model_dump().items() if name is not None}
     for key, name in named.items():
         if name not in header:
@@ -75,9 +73,7 @@ def table_rows(path: Path, columns: Columns) -> Rows:
                 f"no column {name!r} (config key `columns.{key}`)",
                 where=f"{path}, line 1",
                 fix=f"set `columns.{key}` to one of: {', '.join(header)}"
-                + (
-                    f"; or to null, where there is none: `columns: {{{key}: null}}`" if key != "audio" else ""
-                ),
+                + (f"; or to null, where there is none: `columns: {{{key}: null}}`" if key != "audio" else ""),
             )
     last = reader.line_num
     while True:

@@ -85,7 +85,7 @@ def prepare_corpus(
 
     Args:
         config: a corpus's section of the configuration.
-        failed: where the rejected rows go too when there are too many of them.
+        failed: where the rejected rows go too when there are too many of them; removed otherwise.
 
     Raises:
         UserError: annotations or folders are missing, there are no rows, or more than `max_rejected` of them
@@ -93,6 +93,8 @@ def prepare_corpus(
             rejected; then the rejected rows are written, and no manifest.
     """
     watch = Stopwatch()
+    if failed is not None:
+        failed.unlink(missing_ok=True)
     cfg: AnyCorpus = TypeAdapter(AnyCorpus).validate_python(dict(config))
     total, chosen = choose(cfg)
     log.info("%s: %d entries, %d chosen", cfg.adapter, total, len(chosen))
@@ -158,9 +160,7 @@ def choose(cfg: AnyCorpus) -> tuple[int, list[int]]:
     return len(ids), chosen_positions(ids, groups, cfg)
 
 
-def rows_of(
-    cfg: AnyCorpus, chosen: list[int], threads: int
-) -> Iterator[tuple[ManifestRow | RejectedRow, str]]:
+def rows_of(cfg: AnyCorpus, chosen: list[int], threads: int) -> Iterator[tuple[ManifestRow | RejectedRow, str]]:
     """Yield each chosen entry as (row, its line in the file), in corpus order."""
     wanted = set(chosen)
     picked = (entry for position, entry in enumerate(entries(cfg)) if position in wanted)
@@ -220,13 +220,9 @@ def finish(candidate: Candidate, probe: Probe, cfg: Corpus) -> ManifestRow | Rej
     """The candidate with what its recording told, or why it cannot be used."""
     problem = probe.problem
     if problem is None and probe.seconds < cfg.min_seconds:
-        problem = (
-            f"too short: {candidate.audio} lasts {probe.seconds:.3f} s, min_seconds is {cfg.min_seconds:g}"
-        )
+        problem = f"too short: {candidate.audio} lasts {probe.seconds:.3f} s, min_seconds is {cfg.min_seconds:g}"
     if problem is None and cfg.max_seconds is not None and probe.seconds > cfg.max_seconds:
-        problem = (
-            f"too long: {candidate.audio} lasts {probe.seconds:.3f} s, max_seconds is {cfg.max_seconds:g}"
-        )
+        problem = f"too long: {candidate.audio} lasts {probe.seconds:.3f} s, max_seconds is {cfg.max_seconds:g}"
     if problem is not None:
         return reject(candidate.id, problem, candidate.where)
     return ManifestRow(
@@ -279,8 +275,7 @@ def check(tally: Tally, cfg: AnyCorpus, rejected: Path, failed: Path | None) -> 
         shutil.copyfile(rejected, failed)
     limit = f"max_rejected allows {cfg.max_rejected:.2%}" if tally.used else "none is left"
     raise UserError(
-        f"{tally.rejected} of {total} rows ({share:.2%}) cannot be used; {limit}\n"
-        + "\n".join(reasons(tally)),
+        f"{tally.rejected} of {total} rows ({share:.2%}) cannot be used; {limit}\n" + "\n".join(reasons(tally)),
         where=str(failed or rejected),
         fix="mend or remove these recordings, or raise the corpus's `max_rejected`",
     )
@@ -289,8 +284,7 @@ def check(tally: Tally, cfg: AnyCorpus, rejected: Path, failed: Path | None) -> 
 def reasons(tally: Tally) -> list[str]:
     """The commonest reasons for rejections, each with its count and first examples."""
     return [
-        f"  {count} {kind}, e.g. "
-        + "; ".join(f"{row.id} ({row.reason}; {row.where})" for row in tally.examples[kind])
+        f"  {count} {kind}, e.g. " + "; ".join(f"{row.id} ({row.reason}; {row.where})" for row in tally.examples[kind])
         for kind, count in tally.reasons.most_common(SHOWN)
     ]
 

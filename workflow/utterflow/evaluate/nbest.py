@@ -32,11 +32,19 @@ class ListScore(NamedTuple):
         return self.edits[self.mbr_rank]
 
 
-def score_list(reference: str, hypotheses: Sequence[str], normalize: Callable[[str], str]) -> ListScore:
+def score_list(
+    reference: str,
+    hypotheses: Sequence[str],
+    normalize: Callable[[str], str],
+    weights: Sequence[float] | None = None,
+) -> ListScore:
     """Score one n-best list, best first, after normalising reference and hypotheses.
 
     Hypotheses that are equal after normalisation stay apart: each keeps its rank and its vote in the MBR
     choice.
+
+    Args:
+        weights: votes of the MBR choice; default: all alike.
 
     Raises:
         ValueError: an empty list.
@@ -52,7 +60,7 @@ def score_list(reference: str, hypotheses: Sequence[str], normalize: Callable[[s
         edits=tuple(edits),
         oracle_edits=tuple(int(least) for least in np.minimum.accumulate(edits)),
         distinct=tuple(count_distinct(candidates)),
-        mbr_rank=mbr(candidates),
+        mbr_rank=mbr(candidates, weights),
         compositional_edits=compositional_oracle(target, candidates),
     )
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import logging
 from array import array
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -20,7 +20,7 @@ from utterflow.evaluate.nbest import ListScore, oracle, score_list
 from utterflow.evaluate.normalize import normalizer
 from utterflow.files import atomic_writer, json_line, write_json
 from utterflow.provenance import Stopwatch, write_meta
-from utterflow.records import AsrMetrics, AsrScores, NbestRow, Rate, RejectedRow, ScoredRow, read_records
+from utterflow.records import AsrMetrics, AsrScores, Hypothesis, NbestRow, Rate, RejectedRow, ScoredRow, read_records
 
 log = logging.getLogger("utterflow")
 
@@ -134,7 +134,9 @@ def score_rows(nbest: Path, rows: Path, rejected: Path, cfg: Scoring) -> Tally:
                 tally.rejected += 1
                 tally.rejected_examples += [row.id] if tally.rejected <= EXAMPLES else []
                 continue
-            score = score_list(row.text, [hypothesis.text for hypothesis in row.asr_hypotheses], normalize)
+            weights = posterior(row.asr_hypotheses) if cfg.mbr_weights == "posterior" else None
+            texts = [hypothesis.text for hypothesis in row.asr_hypotheses]
+            score = score_list(row.text, texts, normalize, weights)
             scored_file.write(json_line(_scored_row(row, score, longest).row()))
             _add(tally, row, score)
             if tally.scored % LOG_EVERY == 0:
@@ -304,6 +306,13 @@ def _add(tally: Tally, row: NbestRow, score: ListScore) -> None:
         rank = min(index, len(score.edits) - 1)  # a shorter list goes on with its last value
         tally.oracle_sums[index] += score.oracle_edits[rank]
         tally.distinct_sums[index] += score.distinct[rank]
+
+
+def posterior(hypotheses: Sequence[Hypothesis]) -> list[float]:
+    """Probability of each hypothesis within its list: softmax of the total log-probabilities."""
+    scores = np.array([hypothesis.score for hypothesis in hypotheses])
+    weights = np.exp(scores - scores.max())
+    return [float(weight) for weight in weights / weights.sum()]
 
 
 def _check_rejected(tally: Tally, allowed: float, source: Path) -> None:
