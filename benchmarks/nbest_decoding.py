@@ -111,9 +111,7 @@ def library_options(whisper: Whisper, n: int, tokens: int, sampling: bool) -> di
     }
 
 
-def ways(
-    whisper: Whisper, log_mel: torch.Tensor, n: int, tokens: int, sampling: bool
-) -> dict[str, Callable[[], Any]]:
+def ways(whisper: Whisper, log_mel: torch.Tensor, n: int, tokens: int, sampling: bool) -> dict[str, Callable[[], Any]]:
     """Name -> a run that makes n hypotheses for each file of the batch."""
     prompt = [int(whisper.model.generation_config.decoder_start_token_id)]
     options = library_options(whisper, n, tokens, sampling)
@@ -159,18 +157,14 @@ def compare(
     frames = 2 * whisper.model.config.max_source_positions
     generator = torch.Generator().manual_seed(0)
     log_mel = torch.randn(batch, mels, frames, generator=generator).to(whisper.device, whisper.dtype)
-    runs = {
-        name: run for name, run in ways(whisper, log_mel, n, tokens, sampling).items() if name not in skip
-    }
+    runs = {name: run for name, run in ways(whisper, log_mel, n, tokens, sampling).items() if name not in skip}
     runs["ours"]()
     times: dict[str, list[float]] = {name: [] for name in runs}
     with torch.inference_mode():
         for _ in range(repeats):
             for name, run in runs.items():
                 times[name].append(seconds(run, whisper.device))
-        encoder = statistics.median(
-            seconds(lambda: encode(whisper, log_mel), whisper.device) for _ in range(3)
-        )
+        encoder = statistics.median(seconds(lambda: encode(whisper, log_mel), whisper.device) for _ in range(3))
     base = statistics.median(times["ours"])
     row = {
         "size": size,
@@ -179,13 +173,9 @@ def compare(
         "n": n,
         "batch": batch,
         "tokens": tokens,
-        "utterances_per_s": {
-            name: round(batch / statistics.median(values), 3) for name, values in times.items()
-        },
+        "utterances_per_s": {name: round(batch / statistics.median(values), 3) for name, values in times.items()},
         "ours_is_faster_by": {
-            name: round(statistics.median(values) / base, 2)
-            for name, values in times.items()
-            if name != "ours"
+            name: round(statistics.median(values) / base, 2) for name, values in times.items() if name != "ours"
         },
         "encoder_share_of_ours": round(encoder / base, 2),
         "encoder_tflop_per_s": round(encoder_flops(whisper) * batch / encoder / 1e12, 3),
@@ -194,21 +184,17 @@ def compare(
 
 
 def encoder_flops(whisper: Whisper) -> float:
-    """Multiply-adds, twice, of one window: convolutions, projections, attention, feed-forward, cross keys and values."""
+    """FLOPs of one window (two per multiply-add): convolutions, layers, cross-attention keys and values."""
     config = whisper.model.config
     width, positions = config.d_model, config.max_source_positions
     convolutions = 2 * positions * 3 * config.num_mel_bins * width + positions * 3 * width * width
-    layer = (
-        4 * positions * width**2 + 2 * positions**2 * width + 2 * positions * width * config.encoder_ffn_dim
-    )
+    layer = 4 * positions * width**2 + 2 * positions**2 * width + 2 * positions * width * config.encoder_ffn_dim
     cross = config.decoder_layers * 2 * positions * width**2
     return 2.0 * (convolutions + config.encoder_layers * layer + cross)
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--size", choices=SIZES, default="tiny")
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--dtype", default="float32", choices=["float32", "bfloat16", "float16"])

@@ -31,12 +31,8 @@ def nbest_row(name: str, text: str | None, hypotheses: list[str], **more: Any) -
 
 
 ROWS = [
-    nbest_row(
-        "a", "turn on the light", ["turn on light", "turn on the light", "burn it"], group="f", speaker="1"
-    ),
-    nbest_row(
-        "b", "stop", ["stop it now", "shop", "stop it"], group="m", speaker="2", asr_fallback="too few beams"
-    ),
+    nbest_row("a", "turn on the light", ["turn on light", "turn on the light", "burn it"], group="f", speaker="1"),
+    nbest_row("b", "stop", ["stop it now", "shop", "stop it"], group="m", speaker="2", asr_fallback="too few beams"),
     nbest_row("c", "play jazz", ["play jazz", "play chess"], group="f", speaker="1"),
     nbest_row("d", "", ["noise"], group="m", speaker="3"),
 ]

@@ -15,9 +15,7 @@ class Hypothesis:
     steering: float  # with the diversity penalty
 
 
-def log_probabilities(
-    whisper, log_mel: Tensor, prompt: list[int], tokens: tuple[int, ...], ngram: int
-) -> Tensor:
+def log_probabilities(whisper, log_mel: Tensor, prompt: list[int], tokens: tuple[int, ...], ngram: int) -> Tensor:
     """[V] log-probabilities of the next token; forbidden ones at minus infinity."""
     inputs = torch.tensor([[*prompt, *tokens]])
     with torch.inference_mode():
@@ -75,9 +73,7 @@ def group_beam_search(
     return sorted(result, key=lambda item: -item.score / len(item.tokens) ** length_penalty)
 
 
-def sample_one(
-    whisper, log_mel: Tensor, prompt: list[int], uniforms, *, temperature, top_k, top_p, limit, ngram=0
-):
+def sample_one(whisper, log_mel: Tensor, prompt: list[int], uniforms, *, temperature, top_k, top_p, limit, ngram=0):
     """One sample by inverting the cumulative distribution at the given uniform numbers; (tokens, log-probabilities)."""
     tokens: tuple[int, ...] = ()
     values: list[float] = []

@@ -124,7 +124,7 @@ def _describe(job: Any, dag: Any) -> dict[str, Any]:
         "rule": job.rule.name,
         "wildcards": sorted((job.wildcards_dict or {}).items()),
         "needed": bool(dag.needrun(job)),
-        "params": {name: value for name, value in job.params.items()} | {"": list(job.params)[len(job.params.keys()) :]},
+        "params": dict(job.params.items()) | {"": list(job.params)[len(job.params.keys()) :]},
         "resources": {name: str(job.resources.get(name)) for name in ("gpu", "mem_mb", "runtime")},
         "threads": int(job.threads),
         "output": [str(path) for path in job.output],
@@ -148,8 +148,13 @@ def write_corpora(folder: Path) -> None:
         files = [f"s{index}-a.wav", f"s{index}-b-headset.wav"]
         for place, file in enumerate(files):
             speak(root / "spoken" / "audio" / file, 10 * index + place, 0.4 + 0.2 * index)
-        recordings = [{"file": file, "wer": 0.5 - place / 2, "ent_wer": 0.0, "status": "correct"} for place, file in enumerate(files)]
-        sentences.append({"slurp_id": index, "sentence": "a b c", "scenario": "s", "action": "t", "recordings": recordings})
+        recordings = [
+            {"file": file, "wer": 0.5 - place / 2, "ent_wer": 0.0, "status": "correct"}
+            for place, file in enumerate(files)
+        ]
+        sentences.append(
+            {"slurp_id": index, "sentence": "a b c", "scenario": "s", "action": "t", "recordings": recordings}
+        )
         entries = {file: {"usrid": f"u{index}", "gender": "male", "native": "yes"} for file in files}
         metadata[str(index)] = {"recordings": entries}
     for name in ("test", "devel"):

@@ -128,7 +128,9 @@ def changed(config: dict[str, Any], where: str, value: Any) -> dict[str, Any]:
 
 
 def needed_jobs(folder, config: dict[str, Any], *arguments: str) -> list[workspace.Job]:
-    jobs = workspace.dry_run(folder, "all", "--configfile", workspace.write_config(folder, config, "changed.yaml"), *arguments)
+    jobs = workspace.dry_run(
+        folder, "all", "--configfile", workspace.write_config(folder, config, "changed.yaml"), *arguments
+    )
     return [job for job in jobs if job.needed]
 
 
@@ -155,8 +157,11 @@ def test_a_changed_key_reruns_what_uses_it_and_what_follows(place, key):
     if key[0].startswith("downloads.") and key[0] != "downloads.*.unpack_to":
         expected |= FOLLOWS["prepare_corpus"]
     assert {job.rule for job in jobs} == expected
-    corpora = {"downloads": {"table"}, "corpora": {where.split("/")[1]}}.get(where.split("/")[0], set(CORPORA))
-    assert {corpus_of(job) for job in jobs} - {None} == (corpora if expected & GATHERED - {"summarize_asr", "all"} else set())
+    section, *names = where.split("/")
+    corpora = {"downloads": {"table"}, "corpora": set(names[:1])}.get(section, set(CORPORA))
+    assert {corpus_of(job) for job in jobs} - {None} == (
+        corpora if expected & GATHERED - {"summarize_asr", "all"} else set()
+    )
 
 
 @pytest.mark.parametrize("key", PLACEMENT, ids=lambda key: key[0])
@@ -166,7 +171,10 @@ def test_placement_reruns_nothing_but_takes_effect(place, key):
     assert next(info.reruns for info in all_keys() if (info.path, info.variant) == key) == ()
     assert needed_jobs(folder, other) == []
     before, after = (
-        {(job.output, job.rule, job.threads, tuple(job.resources.items())) for job in needed_jobs(folder, one, "--forceall")}
+        {
+            (job.output, job.rule, job.threads, tuple(job.resources.items()))
+            for job in needed_jobs(folder, one, "--forceall")
+        }
         for one in (config, other)
     )
     assert before != after

@@ -12,7 +12,12 @@ import workspace
 
 pytestmark = pytest.mark.xdist_group("workspace")
 
-CONFIGS = ["config/config.yaml", *sorted(str(p.relative_to(workspace.REPOSITORY)) for p in (workspace.REPOSITORY / "config/experiments").glob("*.yaml"))]
+CONFIGS = [
+    "config/config.yaml",
+    *sorted(
+        str(p.relative_to(workspace.REPOSITORY)) for p in (workspace.REPOSITORY / "config/experiments").glob("*.yaml")
+    ),
+]
 
 
 @pytest.fixture(scope="module")
@@ -64,7 +69,9 @@ def test_the_house_stays_small():
 
 
 @pytest.mark.parametrize(
-    "path", sorted((workspace.REPOSITORY / "workflow").rglob("*.py")), ids=lambda path: path.relative_to(workspace.REPOSITORY).as_posix()
+    "path",
+    sorted((workspace.REPOSITORY / "workflow").rglob("*.py")),
+    ids=lambda path: path.relative_to(workspace.REPOSITORY).as_posix(),
 )
 def test_code_has_no_hidden_inputs(path):
     """No config read in a script, no import by computed name: both would escape the rerun triggers."""

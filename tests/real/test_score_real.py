@@ -23,9 +23,7 @@ def lists() -> list[tuple[list[str], str]]:
 
 
 @pytest.mark.parametrize("name", ["none", "basic", "whisper_english"])
-def test_nbest_totals_are_jiwers(
-    lists: list[tuple[list[str], str]], capsys: pytest.CaptureFixture[str], name: str
-):
+def test_nbest_totals_are_jiwers(lists: list[tuple[list[str], str]], capsys: pytest.CaptureFixture[str], name: str):
     assert main(["score", "nbest", "--input", str(LISTS), "--normalizer", name]) == 0
     made = json.loads(capsys.readouterr().out)
     normalize = normalizer(name)
@@ -60,9 +58,7 @@ def test_mbr_is_the_least_total_distance_by_jiwer(
     assert json.loads(capsys.readouterr().out)["mbr"] == totals.wer
 
 
-def test_wer_command_is_jiwers(
-    lists: list[tuple[list[str], str]], tmp_path: Path, capsys: pytest.CaptureFixture[str]
-):
+def test_wer_command_is_jiwers(lists: list[tuple[list[str], str]], tmp_path: Path, capsys: pytest.CaptureFixture[str]):
     for kind, texts in (
         ("ref", [reference for _, reference in lists]),
         ("hyp", [texts[0] for texts, _ in lists]),

@@ -11,9 +11,7 @@ from utterflow.evaluate import bootstrap
 from utterflow.evaluate.bootstrap import bootstrap_intervals
 
 
-def slow_interval(
-    edits: np.ndarray, lengths: np.ndarray, samples: int, confidence: float, seed: int
-) -> np.ndarray:
+def slow_interval(edits: np.ndarray, lengths: np.ndarray, samples: int, confidence: float, seed: int) -> np.ndarray:
     draw = np.random.default_rng(seed)
     rates = []
     for _ in range(samples):
@@ -38,9 +36,7 @@ def test_it_agrees_with_a_slow_loop():
 
 def test_it_agrees_with_all_resamples_of_a_tiny_corpus():
     edits, lengths = np.array([[0], [2], [1], [5]]), np.array([3, 4, 9, 5])
-    every = [
-        edits[list(chosen)].sum() / lengths[list(chosen)].sum() for chosen in product(range(4), repeat=4)
-    ]
+    every = [edits[list(chosen)].sum() / lengths[list(chosen)].sum() for chosen in product(range(4), repeat=4)]
     made = bootstrap_intervals(edits, lengths, samples=60_000, confidence=0.8, seed=1)[0]
     assert np.allclose(made, np.quantile(every, [0.1, 0.9]), atol=0.012)
 
@@ -48,9 +44,7 @@ def test_it_agrees_with_all_resamples_of_a_tiny_corpus():
 def test_by_speaker_is_by_utterance_over_the_speakers_sums():
     edits, lengths = corpus(60)
     speakers = np.arange(60) % 7
-    sums = [
-        np.array([values[speakers == one].sum() for one in range(7)]) for values in (edits[:, 0], lengths)
-    ]
+    sums = [np.array([values[speakers == one].sum() for one in range(7)]) for values in (edits[:, 0], lengths)]
     options = {"samples": 500, "confidence": 0.95, "seed": 3}
     by_speaker = bootstrap_intervals(edits, lengths, clusters=speakers, **options)
     assert np.array_equal(by_speaker, bootstrap_intervals(sums[0][:, None], sums[1], **options))

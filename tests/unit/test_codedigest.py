@@ -163,9 +163,7 @@ def test_reachable_names_definitions(package: Path) -> None:
 
 
 def test_classes_bring_bases_and_decorators(package: Path) -> None:
-    module = (
-        "def mark(c):\n    return c\n\n\nclass Base:\n    size = 1\n\n\n@mark\nclass Used(Base):\n    pass\n"
-    )
+    module = "def mark(c):\n    return c\n\n\nclass Base:\n    size = 1\n\n\n@mark\nclass Used(Base):\n    pass\n"
     script = "from utterflow.shapes import Used\n\nUsed()\n"
     before = digest(package, script, shapes=module)
     assert before != digest(package, script, shapes=module.replace("size = 1", "size = 2"))
@@ -179,3 +177,13 @@ def test_circular_imports_end(package: Path) -> None:
     assert digest(package, script, one=one, two=two) != digest(
         package, script, one=one, two=two.replace("return a()", "return a")
     )
+
+
+def test_the_digest_does_not_depend_on_where_the_script_lies(tmp_path):
+    digests = set()
+    for folder in ("a", "z"):
+        (tmp_path / folder).mkdir()
+        script = tmp_path / folder / "rule.py"
+        script.write_text("from utterflow.files import write_json\nfrom utterflow.errors import UserError\n")
+        digests.add(codedigest.code_digest(script))
+    assert len(digests) == 1

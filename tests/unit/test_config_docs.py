@@ -26,9 +26,7 @@ def test_the_generated_files_are_up_to_date() -> None:
     assert not stale, "run: python -m utterflow.config.reference"
 
 
-def test_check_fails_on_drift_and_writing_mends_it(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_check_fails_on_drift_and_writing_mends_it(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     folder = ["--folder", str(tmp_path)]
     assert reference.main(["--check", *folder]) == 1
     assert "schema.json, README.md" in capsys.readouterr().err

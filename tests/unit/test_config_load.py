@@ -304,9 +304,7 @@ def write(folder: Path, name: str, text: str) -> Path:
     return path
 
 
-BASE = (
-    "name: base\nasr: {one: {model: ./a, seed: 1}, two: {model: ./b}}\nruns: [{asr: [one]}, {asr: [two]}]\n"
-)
+BASE = "name: base\nasr: {one: {model: ./a, seed: 1}, two: {model: ./b}}\nruns: [{asr: [one]}, {asr: [two]}]\n"
 
 
 def test_the_base_is_read_alone_without_other_files(tmp_path: Path) -> None:
@@ -404,10 +402,7 @@ def test_shipped_configurations_load_and_stand_alone(path: Path) -> None:
     config = load_config(raw)
     assert config.name == raw["name"]
     assert config.title
-    used = {
-        section: {name for run in config.runs for name in getattr(run, section)}
-        for section in ("corpora", "asr")
-    }
+    used = {section: {name for run in config.runs for name in getattr(run, section)} for section in ("corpora", "asr")}
     assert used == {"corpora": set(config.corpora), "asr": set(config.asr)}
 
 

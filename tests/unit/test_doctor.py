@@ -144,9 +144,7 @@ def test_a_speaker_tree_without_speakers() -> None:
         ({"device": "cuda", "gpus": 0}, True, False, "warn"),
     ],
 )
-def test_devices(
-    monkeypatch: pytest.MonkeyPatch, keys: dict[str, Any], gpu: bool, slurm: bool, status: str
-) -> None:
+def test_devices(monkeypatch: pytest.MonkeyPatch, keys: dict[str, Any], gpu: bool, slurm: bool, status: str) -> None:
     monkeypatch.setattr(doctor, "_gpu_here", lambda: gpu)
     monkeypatch.setattr(doctor.shutil, "which", lambda program: "/usr/bin/sbatch" if slurm else None)
     raw = RAW | {"asr": RAW["asr"] | {"local": {"model": "./models/tiny"} | keys}}
@@ -218,9 +216,7 @@ def test_slurm(monkeypatch: pytest.MonkeyPatch) -> None:
         "stderr": "",
     }
     monkeypatch.setattr(doctor.shutil, "which", lambda program: f"/usr/bin/{program}")
-    monkeypatch.setattr(
-        doctor.subprocess, "run", lambda args, **_: subprocess.CompletedProcess(args, **answers)
-    )
+    monkeypatch.setattr(doctor.subprocess, "run", lambda args, **_: subprocess.CompletedProcess(args, **answers))
     finding = doctor.slurm_finding()
     assert finding.status == "ok"
     assert "version 22.05.8, no accounting" in finding.text

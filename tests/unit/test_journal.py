@@ -115,9 +115,7 @@ def test_a_changed_input_finds_the_rows_it_kept(tmp_path: Path) -> None:
     assert journal(tmp_path, scope="6" * 64, shard=0, shards=2).load(["a", "b", "new"]) == {"a": 1, "b": 2}
 
 
-def opened_by_load(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, keys: list[str], **place: Any
-) -> set[str]:
+def opened_by_load(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, keys: list[str], **place: Any) -> set[str]:
     """Names of the journal files that `load` opens."""
     opened: set[str] = set()
     real = Path.open
@@ -134,9 +132,7 @@ def opened_by_load(
     return opened
 
 
-def test_other_shards_of_the_same_split_are_not_opened(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_other_shards_of_the_same_split_are_not_opened(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     own = [add(tmp_path, {"a": 1}, shard=1, shards=12), add(tmp_path, {"b": 1}, shard=1, shards=12)]
     for shard in (0, 2, 10, 11):
         add(tmp_path, {f"other{shard}": 1}, shard=shard, shards=12)
@@ -144,9 +140,7 @@ def test_other_shards_of_the_same_split_are_not_opened(
     assert opened == {path.name for path in own}
 
 
-def test_nothing_more_is_opened_once_all_rows_are_found(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_nothing_more_is_opened_once_all_rows_are_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     add(tmp_path, {"a": 1, "b": 2}, shard=0, shards=1)
     own = add(tmp_path, {"a": 1}, shard=0, shards=2)
     assert opened_by_load(tmp_path, monkeypatch, ["a"], shard=0, shards=2) == {own.name}
@@ -174,9 +168,7 @@ for batch in range(10**6):
 
 
 def test_a_killed_writer_leaves_whole_batches(tmp_path: Path) -> None:
-    process = subprocess.Popen(
-        [sys.executable, "-c", WRITER, str(tmp_path)], stdout=subprocess.PIPE, text=True
-    )
+    process = subprocess.Popen([sys.executable, "-c", WRITER, str(tmp_path)], stdout=subprocess.PIPE, text=True)
     assert process.stdout is not None
     said = [int(process.stdout.readline()) for _ in range(3)]
     time.sleep(0.05)

@@ -54,9 +54,7 @@ def test_score_list_is_the_brute_force_one(reference: str, hypotheses: list[str]
     st.lists(st.sampled_from("abc"), max_size=4).map("".join),
     st.lists(st.lists(st.sampled_from("abd"), max_size=3).map("".join), min_size=1, max_size=3),
 )
-def test_compositional_oracle_is_the_best_of_all_sequences_of_the_lists_words(
-    reference: str, hypotheses: list[str]
-):
+def test_compositional_oracle_is_the_best_of_all_sequences_of_the_lists_words(reference: str, hypotheses: list[str]):
     known = sorted(set("".join(hypotheses)))
     sequences = [made for size in range(len(reference) + 2) for made in product(known, repeat=size)]
     assert compositional_oracle(reference, hypotheses) == min(

@@ -53,9 +53,7 @@ def test_brain2text(text: str, expected: str):
 def test_whisper_english_is_the_packages_without_outer_spaces():
     texts = ["Mr. Smith's colour isn't $20.", " [noise] uh, Twenty five (laughs)", "", "won't  you?"]
     package = EnglishTextNormalizer()
-    assert [normalizer("whisper_english")(text) for text in texts] == [
-        package(text).strip() for text in texts
-    ]
+    assert [normalizer("whisper_english")(text) for text in texts] == [package(text).strip() for text in texts]
     assert normalizer("whisper_english")("Uh, twenty five colours!") == "25 colors"
 
 

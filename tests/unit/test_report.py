@@ -97,9 +97,7 @@ def test_relative_gain():
     assert relative_gain(Rate(value=None), Rate(value=0.1)) is None
 
 
-def test_report_summary_prints_an_aligned_table(
-    tmp_path: Path, metrics: Path, capsys: pytest.CaptureFixture[str]
-):
+def test_report_summary_prints_an_aligned_table(tmp_path: Path, metrics: Path, capsys: pytest.CaptureFixture[str]):
     table, _ = summarize(tmp_path, [metrics, variant(metrics, "a_long_variant_name")])
     assert main(["report", "summary", "--path", str(table)]) == 0
     heading, rule, *lines = capsys.readouterr().out.splitlines()
@@ -111,9 +109,7 @@ def test_report_summary_prints_an_aligned_table(
     assert lines[1].index("plain") == heading.index("scoring")
 
 
-@pytest.mark.parametrize(
-    "content", [None, "", "corpus\tasr\na\tb\n"], ids=["missing", "empty", "other table"]
-)
+@pytest.mark.parametrize("content", [None, "", "corpus\tasr\na\tb\n"], ids=["missing", "empty", "other table"])
 def test_report_summary_errors(tmp_path: Path, capsys: pytest.CaptureFixture[str], content: str | None):
     path = tmp_path / "asr_summary.tsv"
     if content is not None:

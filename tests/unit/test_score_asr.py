@@ -27,9 +27,7 @@ def test_hand_computed_totals(tmp_path: Path):
     # b: 2 edits on 1 word and d: 1 edit on none are cut to the reference length
     assert total.clipped_wer == pytest.approx(2 / 7)
     assert total.sentence_error_rate == 3 / 4
-    assert {n: item.value for n, item in total.oracle.items()} == pytest.approx(
-        {1: 4 / 7, 2: 2 / 7, 3: 2 / 7}
-    )
+    assert {n: item.value for n, item in total.oracle.items()} == pytest.approx({1: 4 / 7, 2: 2 / 7, 3: 2 / 7})
     # a: the first; b: "stop it" is closest to the others; c: a tie, the first; d: the only one
     assert total.mbr.value == pytest.approx((1 + 1 + 0 + 1) / 7)
     assert total.compositional_oracle.value == 0
@@ -97,9 +95,7 @@ def test_rows_hold_what_totals_are_made_of(tmp_path: Path):
 
 
 def test_rows_without_reference_are_rejected_with_their_reason(tmp_path: Path):
-    metrics = run(
-        tmp_path, [*ROWS, nbest_row("x", None, ["hm"])], PLAIN.model_copy(update={"max_rejected": 0.2})
-    )
+    metrics = run(tmp_path, [*ROWS, nbest_row("x", None, ["hm"])], PLAIN.model_copy(update={"max_rejected": 0.2}))
     assert metrics.rows == {"in": 5, "out": 4, "rejected": 1}
     rejected = list(read_records(paths(tmp_path)["rejected"], RejectedRow))
     assert rejected == [RejectedRow(id="x", stage="score_asr", reason="no reference text")]

@@ -35,9 +35,7 @@ def failure(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
 def test_wer(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
     references = {"1": "turn on the light", "2": "stop", "3": "play some jazz"}
     hypotheses = {"3": "play sum jazz", "1": "turn on light", "2": "stop it"}
-    made = result(
-        capsys, "wer", "--ref", texts(tmp_path / "r", references), "--hyp", texts(tmp_path / "h", hypotheses)
-    )
+    made = result(capsys, "wer", "--ref", texts(tmp_path / "r", references), "--hyp", texts(tmp_path / "h", hypotheses))
     ordered = [hypotheses[name] for name in references]
     words = jiwer.process_words(list(references.values()), ordered)
     chars = jiwer.process_characters(list(references.values()), ordered)
@@ -104,9 +102,7 @@ def test_wer_errors(
 ):
     (tmp_path / "r.jsonl").write_text(references)
     (tmp_path / "h.jsonl").write_text(hypotheses)
-    message = failure(
-        capsys, "score", "wer", "--ref", str(tmp_path / "r.jsonl"), "--hyp", str(tmp_path / "h.jsonl")
-    )
+    message = failure(capsys, "score", "wer", "--ref", str(tmp_path / "r.jsonl"), "--hyp", str(tmp_path / "h.jsonl"))
     for part in told:
         assert part in message
 
@@ -178,9 +174,7 @@ def test_no_list_at_all(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
     assert "there is no n-best list" in failure(capsys, "score", "nbest", "--input", str(tmp_path / "empty"))
 
 
-@pytest.mark.parametrize(
-    "arguments", [[], ["score"], ["score", "nbest", "--input", "x", "--n", "0"], ["scores"]]
-)
+@pytest.mark.parametrize("arguments", [[], ["score"], ["score", "nbest", "--input", "x", "--n", "0"], ["scores"]])
 def test_wrong_usage_ends_with_code_2(capsys: pytest.CaptureFixture[str], arguments: list[str]):
     with pytest.raises(SystemExit) as stopped:
         main(arguments)

@@ -18,8 +18,7 @@ LIMIT = 14
 def log_mel(tiny_whisper):
     generator = np.random.default_rng(1)
     signals = [
-        generator.normal(0, 0.3, int(seconds * 16000)).astype(np.float32)
-        for seconds in (0.4, 1.9, 1.1, 0.7, 1.5)
+        generator.normal(0, 0.3, int(seconds * 16000)).astype(np.float32) for seconds in (0.4, 1.9, 1.1, 0.7, 1.5)
     ]
     return features(tiny_whisper, signals)
 
@@ -46,9 +45,7 @@ def run_beams(whisper, log_mel, prompt, **options):
         (1, 1, 0.0, 1.0, 0),
     ],
 )
-def test_beams_equal_the_definition(
-    tiny_whisper, log_mel, prompt, beams, groups, penalty, length_penalty, ngram
-):
+def test_beams_equal_the_definition(tiny_whisper, log_mel, prompt, beams, groups, penalty, length_penalty, ngram):
     found = run_beams(
         tiny_whisper,
         log_mel,
@@ -100,9 +97,7 @@ def test_plain_beams_equal_the_library(tiny_whisper, log_mel, prompt):
         return_dict_in_generate=True,
     )
     inputs = torch.tensor([prompt] * len(log_mel))
-    library = GenerationMixin.generate(
-        tiny_whisper.model, log_mel, decoder_input_ids=inputs, generation_config=config
-    )
+    library = GenerationMixin.generate(tiny_whisper.model, log_mel, decoder_input_ids=inputs, generation_config=config)
     found = run_beams(tiny_whisper, log_mel, prompt, num_beams=5, no_repeat_ngram_size=3)
     ours = [item for candidates in found for item in candidates[:5]]
     for item, sequence, score in zip(ours, library.sequences, library.sequences_scores, strict=True):
@@ -151,9 +146,7 @@ def test_batch_of_one_equals_batch_of_many(tiny_whisper, log_mel, prompt, groups
     for index, many in enumerate(together):
         alone = run_beams(tiny_whisper, log_mel[index : index + 1], prompt, **options)[0]
         assert [item.tokens for item in alone[:5]] == [item.tokens for item in many[:5]]
-        assert [item.score for item in alone[:5]] == pytest.approx(
-            [item.score for item in many[:5]], abs=1e-4
-        )
+        assert [item.score for item in alone[:5]] == pytest.approx([item.score for item in many[:5]], abs=1e-4)
 
 
 def test_samples_do_not_depend_on_the_batch(tiny_whisper, log_mel, prompt):
@@ -161,9 +154,7 @@ def test_samples_do_not_depend_on_the_batch(tiny_whisper, log_mel, prompt):
     cross = encode(tiny_whisper, log_mel)
     together = sample(tiny_whisper, cross, [prompt] * 5, range(5), 20, options)
     for index, many in enumerate(together):
-        alone = sample(
-            tiny_whisper, [part[:, index : index + 1] for part in cross], [prompt], [index], 20, options
-        )[0]
+        alone = sample(tiny_whisper, [part[:, index : index + 1] for part in cross], [prompt], [index], 20, options)[0]
         assert [item.tokens for item in alone] == [item.tokens for item in many]
 
 

@@ -94,10 +94,7 @@ def run(manifest: Path, out: Path, cfg: AsrVariant, shards: int = 1, state: Path
 
 
 def lists(path: Path) -> dict[str, list[tuple[str, float]]]:
-    return {
-        row.id: [(item.text, item.score) for item in row.asr_hypotheses]
-        for row in read_records(path, NbestRow)
-    }
+    return {row.id: [(item.text, item.score) for item in row.asr_hypotheses] for row in read_records(path, NbestRow)}
 
 
 def assert_same_lists(left: Path, right: Path) -> None:
@@ -105,9 +102,7 @@ def assert_same_lists(left: Path, right: Path) -> None:
     assert list(one) == list(other)
     for row_id, hypotheses in one.items():
         assert [text for text, _ in hypotheses] == [text for text, _ in other[row_id]]
-        assert [score for _, score in hypotheses] == pytest.approx(
-            [score for _, score in other[row_id]], abs=2e-4
-        )
+        assert [score for _, score in hypotheses] == pytest.approx([score for _, score in other[row_id]], abs=2e-4)
 
 
 @pytest.mark.parametrize(
@@ -152,9 +147,7 @@ def test_finished_rows_are_not_computed_again(tiny_whisper_folder, manifest, tmp
         assert again.read_bytes() == first.read_bytes()
 
 
-def test_a_key_that_changes_results_starts_a_new_journal(
-    tiny_whisper_folder, manifest, tmp_path, monkeypatch
-):
+def test_a_key_that_changes_results_starts_a_new_journal(tiny_whisper_folder, manifest, tmp_path, monkeypatch):
     run(manifest, tmp_path / "first", variant(tiny_whisper_folder), state=tmp_path / "state")
     computed = []
     true = stage.recognise
@@ -174,9 +167,7 @@ def test_bad_audio_is_rejected_and_the_rest_kept(tiny_whisper_folder, manifest, 
     (tmp_path / "broken.wav").write_bytes(b"RIFF nothing")
     rows[5] |= {"audio": str(tmp_path / "broken.wav"), "audio_bytes": 12}
     write_jsonl(tmp_path / "manifest.jsonl", rows)
-    nbest = run(
-        tmp_path / "manifest.jsonl", tmp_path, variant(tiny_whisper_folder, max_rejected=0.5), shards=2
-    )
+    nbest = run(tmp_path / "manifest.jsonl", tmp_path, variant(tiny_whisper_folder, max_rejected=0.5), shards=2)
     assert len(lists(nbest)) == 8
     rejected = [row for _, row in read_jsonl(tmp_path / "nbest.rejected.jsonl")]
     assert [row["id"] for row in rejected] == ["row2", "row5"]
@@ -237,9 +228,7 @@ run(Path({manifest!r}), Path({out!r}), variant(Path({model!r})))
 """
 
 
-def test_killed_in_the_middle_it_resumes_with_the_same_bytes(
-    tiny_whisper_folder, manifest, tmp_path, monkeypatch
-):
+def test_killed_in_the_middle_it_resumes_with_the_same_bytes(tiny_whisper_folder, manifest, tmp_path, monkeypatch):
     cfg = variant(tiny_whisper_folder)
     undisturbed = run(manifest, tmp_path / "undisturbed", cfg)
     out = tmp_path / "killed"
@@ -251,10 +240,7 @@ def test_killed_in_the_middle_it_resumes_with_the_same_bytes(
     )
     process = subprocess.Popen([sys.executable, "-c", program], env={**os.environ, "OMP_NUM_THREADS": "1"})
     deadline = time.monotonic() + 60
-    while (
-        time.monotonic() < deadline
-        and sum(path.stat().st_size for path in out.glob("state/*/*/*.jsonl")) == 0
-    ):
+    while time.monotonic() < deadline and sum(path.stat().st_size for path in out.glob("state/*/*/*.jsonl")) == 0:
         time.sleep(0.02)
     process.send_signal(signal.SIGKILL)
     assert process.wait() == -signal.SIGKILL

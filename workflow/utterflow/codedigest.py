@@ -40,10 +40,15 @@ def code_digest(script: Path) -> str:
             reached.add(symbol)
             queue.extend(_references(symbol))
     digest = hashlib.sha256()
-    for path, name in sorted(reached, key=lambda symbol: (str(symbol[0]), symbol[1] or "")):
-        for statement in _statements(path, name):
-            digest.update(f"{path.name}:{name or ''}:{ast.dump(statement)}\n".encode())
+    for place, path, name in sorted((_place(path), path, name or "") for path, name in reached):
+        for statement in _statements(path, name or None):
+            digest.update(f"{place}:{name}:{ast.dump(statement)}\n".encode())
     return digest.hexdigest()
+
+
+def _place(path: Path) -> str:
+    """A file's name in the digest: the same wherever the project lies."""
+    return path.relative_to(PACKAGE_ROOT).as_posix() if path.is_relative_to(PACKAGE_ROOT) else path.name
 
 
 def reachable(script: Path) -> set[str]:
@@ -89,9 +94,7 @@ def _statements(path: Path, name: str | None) -> list[ast.stmt]:
 @functools.cache
 def _module(path: Path) -> Module:
     module = Module()
-    for statement in _without_docstrings(
-        ast.parse(path.read_text(encoding="utf-8"), filename=str(path))
-    ).body:
+    for statement in _without_docstrings(ast.parse(path.read_text(encoding="utf-8"), filename=str(path))).body:
         if isinstance(statement, ast.Import | ast.ImportFrom):
             for name, symbols in _bindings(statement, path).items():
                 module.imports.setdefault(name, set()).update(symbols)

@@ -74,9 +74,7 @@ def _doctor(args: argparse.Namespace) -> int:
         config = config_of(args)
     except UserError as error:
         found.append(
-            Finding(
-                "FAIL", "config", str(error), "mend it, then ask again: corpora and models are not checked"
-            )
+            Finding("FAIL", "config", str(error), "mend it, then ask again: corpora and models are not checked")
         )
     else:
         files = " ".join(map(str, args.configfile))
@@ -151,13 +149,9 @@ def package_findings(pins: Path) -> Iterator[Finding]:
     if not pins.is_file():
         missing = [name for name in CORE_PACKAGES if _installed(name) is None]
         if missing:
-            yield Finding(
-                "FAIL", "packages", f"missing: {', '.join(missing)}", "pip install them, or run `make setup`"
-            )
+            yield Finding("FAIL", "packages", f"missing: {', '.join(missing)}", "pip install them, or run `make setup`")
         else:
-            yield Finding(
-                "ok", "packages", f"core packages are installed ({pins} is not here to compare versions)"
-            )
+            yield Finding("ok", "packages", f"core packages are installed ({pins} is not here to compare versions)")
         return
     wanted = list(pinned(pins))
     lost = [str(item) for item in wanted if _installed(item.name) is None]
@@ -175,8 +169,7 @@ def _other_versions(wanted: Sequence[Requirement]) -> list[str]:
     return [
         f"{item.name} {version} instead of {item.specifier}"
         for item in wanted
-        if (version := _installed(item.name)) is not None
-        and not item.specifier.contains(version, prereleases=True)
+        if (version := _installed(item.name)) is not None and not item.specifier.contains(version, prereleases=True)
     ]
 
 
@@ -208,9 +201,7 @@ def torch_findings() -> Iterator[Finding]:
         yield Finding("FAIL", "torch", f"cannot be imported: {error}", f"pip install -r {PINS}")
         return
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    yield Finding(
-        "ok", "torch", f"{torch.__version__}, {torch.get_num_threads()} threads, {cores} cores usable"
-    )
+    yield Finding("ok", "torch", f"{torch.__version__}, {torch.get_num_threads()} threads, {cores} cores usable")
     if not torch.cuda.is_available():
         yield Finding("ok", "gpu", "none seen here; models run on the CPU in float32")
         return
@@ -228,11 +219,7 @@ def snakemake_findings(plugin_pins: Path) -> Iterator[Finding]:
         yield Finding("FAIL", "snakemake", "not installed", f"pip install -r {PINS}")
         return
     plugins = {name: _installed(name) for name in SLURM_PLUGINS}
-    shown = [
-        f"{name.removeprefix('snakemake-executor-plugin-')} {found}"
-        for name, found in plugins.items()
-        if found
-    ]
+    shown = [f"{name.removeprefix('snakemake-executor-plugin-')} {found}" for name, found in plugins.items() if found]
     yield Finding("ok", "snakemake", ", ".join([version, *shown]))
     fix = f"pip install --no-deps -r {plugin_pins}"
     missing = [name for name, found in plugins.items() if found is None]
@@ -266,12 +253,8 @@ def slurm_text(settings: str) -> str:
     pairs = (line.partition("=") for line in settings.splitlines())
     found = {key.strip(): value.strip() for key, _, value in pairs}
     storage = found.get("AccountingStorageType", "")
-    accounting = (
-        "no accounting" if storage in ("", "(null)", "accounting_storage/none") else "with accounting"
-    )
-    return (
-        f"version {found.get('SLURM_VERSION', 'unknown')}, {accounting}; the state of jobs comes from squeue"
-    )
+    accounting = "no accounting" if storage in ("", "(null)", "accounting_storage/none") else "with accounting"
+    return f"version {found.get('SLURM_VERSION', 'unknown')}, {accounting}; the state of jobs comes from squeue"
 
 
 def disk_findings(folder: Path) -> Iterator[Finding]:
@@ -290,9 +273,7 @@ def disk_findings(folder: Path) -> Iterator[Finding]:
         yield Finding("FAIL", "disk", f"cannot write to {place}: {error.strerror}", "run where you may write")
 
 
-def corpus_findings(
-    name: str, corpus: AnyCorpus, downloads: Mapping[str, Download], fetch: str
-) -> Iterator[Finding]:
+def corpus_findings(name: str, corpus: AnyCorpus, downloads: Mapping[str, Download], fetch: str) -> Iterator[Finding]:
     """Whether a corpus's annotation files and audio are there, and how to get what is not."""
     from utterflow.corpora.adapters import source_files
     from utterflow.corpora.inputs import audio_folder
@@ -305,9 +286,7 @@ def corpus_findings(
         mend = f"put it there, or set the path in corpora.{name}; no entry of `downloads` brings it"
         yield Finding("FAIL", subject, f"missing: {path}", fetch if comes_from else mend)
     if not annotations and not missing:
-        yield Finding(
-            "FAIL", subject, f"no annotation files under {audio}", f"check the paths in corpora.{name}"
-        )
+        yield Finding("FAIL", subject, f"no annotation files under {audio}", f"check the paths in corpora.{name}")
     elif not missing:
         files = annotations[0] if len(annotations) == 1 else f"{len(annotations)} annotation files"
         yield Finding("ok", subject, f"{files}, audio in {audio}")
@@ -317,9 +296,7 @@ def download_of(path: str, downloads: Mapping[str, Download]) -> str | None:
     """The entry of `downloads` that stores `path` or unpacks an archive above it."""
     target = Path(os.path.normpath(path))
     for stored, item in downloads.items():
-        if target == Path(stored) or (
-            item.unpack_to and target.is_relative_to(os.path.normpath(item.unpack_to))
-        ):
+        if target == Path(stored) or (item.unpack_to and target.is_relative_to(os.path.normpath(item.unpack_to))):
             return stored
     return None
 
@@ -351,9 +328,7 @@ def device_findings(name: str, variant: AsrVariant) -> Iterator[Finding]:
     subject = f"device {name}"
     if variant.device == "cuda" and variant.gpus == 0:
         fix = f"set asr.{name}.gpus: 1"
-        yield Finding(
-            "warn", subject, "`device: cuda` without `gpus: 1`: a cluster gives the job no GPU", fix
-        )
+        yield Finding("warn", subject, "`device: cuda` without `gpus: 1`: a cluster gives the job no GPU", fix)
     if _gpu_here():
         return
     if shutil.which("sbatch"):

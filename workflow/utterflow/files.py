@@ -23,9 +23,7 @@ def atomic_writer(path: Path, mode: str = "w") -> Iterator[IO[Any]]:
     On an exception the temporary file is removed and `path` stays as it was.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(
-        f".{path.name}.{socket.gethostname()}-{os.getpid()}-{uuid.uuid4().hex[:8]}.tmp"
-    )
+    temporary = path.with_name(f".{path.name}.{socket.gethostname()}-{os.getpid()}-{uuid.uuid4().hex[:8]}.tmp")
     encoding = None if "b" in mode else "utf-8"
     newline = None if "b" in mode else "\n"
     try:
@@ -136,9 +134,7 @@ def parse_object(line: str, path: Path, number: int) -> dict[str, Any]:
             fix="write one JSON object per line",
         ) from None
     except ValueError as error:
-        raise UserError(
-            f"not valid JSON: {error}", where=f"{path}, line {number}", fix="write null"
-        ) from None
+        raise UserError(f"not valid JSON: {error}", where=f"{path}, line {number}", fix="write null") from None
     if not isinstance(value, dict):
         raise UserError(
             f"expected a JSON object, found {type(value).__name__}",

@@ -7,7 +7,7 @@ import os
 import sys
 import time
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -15,6 +15,9 @@ from utterflow.errors import UserError
 from utterflow.records import RejectedRow
 
 log = logging.getLogger("utterflow")
+
+# What a scheduler tells a job: its number there, and the GPUs that it may use.
+SCHEDULER_VARIABLES = ("SLURM_JOB_ID", "CUDA_VISIBLE_DEVICES")
 
 
 @contextmanager
@@ -27,7 +30,7 @@ def job_log(path: str | Path) -> Iterator[None]:
     log.addHandler(handler)
     log.setLevel(logging.INFO)
     log.propagate = False
-    log.info("host %s, process %d", os.uname().nodename, os.getpid())
+    log.info("%s", _whereabouts(os.environ))
     try:
         yield
         log.info("done")
@@ -36,13 +39,16 @@ def job_log(path: str | Path) -> Iterator[None]:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(1)
     except Exception:
-        log.exception(
-            "the job broke; this is a fault of the workflow or of its environment, please report it"
-        )
+        log.exception("the job broke; this is a fault of the workflow or of its environment, please report it")
         raise
     finally:
         log.removeHandler(handler)
         handler.close()
+
+
+def _whereabouts(environment: Mapping[str, str]) -> str:
+    given = [f"{name}={environment[name]}" for name in SCHEDULER_VARIABLES if name in environment]
+    return ", ".join([f"host {os.uname().nodename}", f"process {os.getpid()}", *given])
 
 
 def check_rejected(rejected: Sequence[RejectedRow], total: int, limit: float) -> None:

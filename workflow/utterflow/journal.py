@@ -26,9 +26,7 @@ from utterflow.files import canonical_json
 class Journal:
     """Append-only store of one shard's finished rows."""
 
-    def __init__(
-        self, root: Path, stage: str, digest: str, scope: str, shard: int = 0, shards: int = 1
-    ) -> None:
+    def __init__(self, root: Path, stage: str, digest: str, scope: str, shard: int = 0, shards: int = 1) -> None:
         self.folder = root / stage / digest[:32]
         self.folder.mkdir(parents=True, exist_ok=True)
         self._set = f"{scope[:16]}-"

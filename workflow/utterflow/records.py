@@ -44,17 +44,13 @@ class ManifestRow(Record):
     RECORD: ClassVar[str] = "manifest/1"
     model_config = ConfigDict(extra="allow", frozen=True)
     id: str = Field(min_length=1)
-    audio: str = Field(
-        min_length=1, description="path, as the config gives it, or relative to the run folder"
-    )
+    audio: str = Field(min_length=1, description="path, as the config gives it, or relative to the run folder")
     audio_sha256: str
     audio_bytes: int
     seconds: float = Field(gt=0, description="duration")
     text: str | None = Field(description="reference transcript")
     speaker: str | None = None
-    group: str | None = Field(
-        default=None, description="what results are split by: etiology, voice, gender, ..."
-    )
+    group: str | None = Field(default=None, description="what results are split by: etiology, voice, gender, ...")
     noise: Noise | None = None
 
 
@@ -76,9 +72,7 @@ class NbestRow(ManifestRow):
     RECORD: ClassVar[str] = "nbest/1"
     asr_hypotheses: list[Hypothesis] = Field(min_length=1)
     asr_method: str
-    asr_fallback: str | None = Field(
-        default=None, description="why another method than the configured one ran"
-    )
+    asr_fallback: str | None = Field(default=None, description="why another method than the configured one ran")
     asr_language: str | None = None
     asr_windows: int = Field(default=1, ge=1)
 

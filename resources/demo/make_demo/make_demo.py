@@ -10,7 +10,6 @@ else.
 from __future__ import annotations
 
 import argparse
-import json
 import time
 from pathlib import Path
 
@@ -21,12 +20,14 @@ def main() -> None:
     """Command line: run the stages asked for, in order."""
     here = Path(__file__).resolve().parent
     parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("--work", type=Path, required=True, help="folder for what does not ship (1 GB)")
     parser.add_argument("--demo", type=Path, default=here.parent, help="where the demo's data go")
     parser.add_argument("--stages", nargs="+", choices=STAGES, default=list(STAGES))
-    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--threads", type=int, default=2, help="for synthesis and figures")
+    parser.add_argument("--training-threads", type=int, default=1, help="only one repeats bit for bit")
     options = parser.parse_args()
 
     from synthesise import make_shipped, make_training_data, split_sentences
@@ -41,17 +42,12 @@ def main() -> None:
         elif stage == "models":
             from train_whisper import make_models
 
-            make_models(options.work, options.demo / "models", options.threads)
+            make_models(options.work, options.demo / "models", options.training_threads)
         else:
-            import torch
-            from measure import annotate_recordings, measure
+            from measure import annotate_and_measure
 
-            torch.set_num_threads(options.threads)
-            annotate_recordings(options.demo)
-            figures = measure(options.demo, print)
-            out = options.demo / "make_demo" / "figures.json"
-            out.parent.mkdir(parents=True, exist_ok=True)
-            out.write_text(json.dumps(figures, indent=1) + "\n", encoding="utf-8")
+            figures = options.demo / "make_demo" / "figures.json"
+            annotate_and_measure(options.demo, figures, options.threads)
         print(f"{stage}: {time.time() - began:.0f} s", flush=True)
 
 

@@ -127,7 +127,9 @@ def atypical_clips(demo: Path) -> list[Clip]:
 
 
 def by_group(
-    clips: list[Clip], lists: list[list[str]], groups: tuple[str, ...]
+    clips: list[Clip],
+    lists: list[list[str]],
+    groups: tuple[str, ...],
 ) -> dict[str, dict[str, float]]:
     """Error rates over all clips and within each group."""
     rates = {}
@@ -182,6 +184,15 @@ def annotate_recordings(demo: Path) -> None:
         write_json_lines(path, rows)
 
 
+def annotate_and_measure(demo: Path, out: Path, threads: int) -> None:
+    """Fill in the recordings' error rates, measure both checkpoints, write the figures to `out`."""
+    torch.set_num_threads(threads)
+    annotate_recordings(demo)
+    figures = measure(demo, lambda line: print(line, flush=True))
+    out.parent.mkdir(parents=True, exist_ok=True)
+    out.write_text(json.dumps(figures, indent=1) + "\n", encoding="utf-8")
+
+
 def main() -> None:
     """Command line."""
     here = Path(__file__).resolve().parent
@@ -190,10 +201,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=here / "figures.json")
     parser.add_argument("--threads", type=int, default=2)
     options = parser.parse_args()
-    torch.set_num_threads(options.threads)
-    annotate_recordings(options.demo)
-    figures = measure(options.demo, lambda line: print(line, flush=True))
-    options.out.write_text(json.dumps(figures, indent=1) + "\n", encoding="utf-8")
+    annotate_and_measure(options.demo, options.out, options.threads)
 
 
 if __name__ == "__main__":

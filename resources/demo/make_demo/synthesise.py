@@ -150,7 +150,7 @@ def slurp_row(slurp_id: int, sentence: Sentence, recordings: list[dict]) -> dict
         "action": sentence.action,
         "scenario": sentence.scenario,
         "tokens": [
-            {"surface": word, "id": index, "lemma": word, "pos": ""}
+            {"surface": word, "id": index, "lemma": word, "pos": ""}  # untagged
             for index, word in enumerate(sentence.words)
         ],
         "recordings": recordings,
@@ -218,9 +218,8 @@ def make_atypical(folder: Path, parts: dict[str, list[Sentence]], spare: Iterato
                 name = f"{speaker}_{index:03d}.opus"
                 while True:
                     clip_rng = generator_for("atypical", name)
-                    clip = speak_atypical(
-                        synthesiser, sentence.text, ALL_VOICES[voice_name], etiology, clip_rng
-                    )
+                    voice = ALL_VOICES[voice_name]
+                    clip = speak_atypical(synthesiser, sentence.text, voice, etiology, clip_rng)
                     if fits(clip):
                         break
                     sentence = next(spare)

@@ -237,7 +237,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--work", type=Path, required=True, help="folder with the training data")
     parser.add_argument("--models", type=Path, default=Path(__file__).resolve().parents[1] / "models")
-    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--threads", type=int, default=1, help="only one repeats bit for bit")
     parser.add_argument("--quick", action="store_true", help="20 steps each: only to see that it runs")
     options = parser.parse_args()
     make_models(options.work, options.models, options.threads, options.quick)

@@ -65,7 +65,10 @@ class Synthesiser:
         self._library.espeak_ng_SetRandSeed(ctypes.c_long(seed))
         self._chunks: list[np.ndarray] = []
         callback_type = ctypes.CFUNCTYPE(
-            ctypes.c_int, ctypes.POINTER(ctypes.c_short), ctypes.c_int, ctypes.c_void_p
+            ctypes.c_int,  # what it returns
+            ctypes.POINTER(ctypes.c_short),
+            ctypes.c_int,
+            ctypes.c_void_p,
         )
         self._callback = callback_type(self._collect)  # kept: the library holds only a bare pointer to it
         self._library.espeak_SetSynthCallback(self._callback)

@@ -124,9 +124,7 @@ def _choose(whisper: Whisper, candidates: Sequence[Candidate], cfg: AsrVariant) 
     ]
     if choose_method(cfg).name == "sampling_pool":
         distinct = without_duplicates(scored, lambda item: item.text)
-        return [
-            distinct[index] for index in most_different([item.text for item in distinct], cfg.num_hypotheses)
-        ]
+        return [distinct[index] for index in most_different([item.text for item in distinct], cfg.num_hypotheses)]
     if cfg.drop_duplicates:
         scored = without_duplicates(scored, lambda item: item.text)
     return scored[: cfg.num_hypotheses]

@@ -100,9 +100,7 @@ def beam_search(
         chosen_value = np.full((len(items), beams), -np.inf)
         for group in range(groups):
             beam_slice = slice(group * width, (group + 1) * width)
-            earlier = np.where(
-                np.repeat(running[:, :group], width, axis=1), chosen_token[:, : group * width], -1
-            )
+            earlier = np.where(np.repeat(running[:, :group], width, axis=1), chosen_token[:, : group * width], -1)
             lowered = value[:, group] - options.diversity_penalty * (
                 token[:, group, :, None] == earlier[:, None, :]
             ).sum(-1)
@@ -118,7 +116,7 @@ def beam_search(
                     origin = best["parent"][row, place]
                     finished[items[row]][group].append(
                         _Finished(
-                            tuple(tokens[row, origin, :step]) + (whisper.eos,),
+                            (*tokens[row, origin, :step], whisper.eos),
                             (*logprobs[row, origin, :step], best["logprob"][row, place]),
                             rank(best_value[row, place], step + 1, options.length_penalty),
                         )
@@ -153,9 +151,7 @@ def beam_search(
             tokens, logprobs, steering = tokens[kept], logprobs[kept], steering[kept]
             running, items = running[kept], items[kept]
         logits = decode(whisper, state, _to(whisper, tokens[:, :, step, None]))
-    return [
-        _ranked(groups_of_window, width, whisper.eos, options.length_penalty) for groups_of_window in finished
-    ]
+    return [_ranked(groups_of_window, width, whisper.eos, options.length_penalty) for groups_of_window in finished]
 
 
 @dataclass(frozen=True)
@@ -170,8 +166,8 @@ def _best_continuations(
 ) -> tuple[NDArray[Any], NDArray[Any], NDArray[Any], NDArray[Any]]:
     """The continuations of each group that can matter: value, token, log-probability, parent beam; each [B, G, K].
 
-    The penalty only lowers, and lowers at most `width` continuations for each beam of an earlier group, so the 2 * width
-    best after it are among the 2 * width + width * (beams - width) best before it.
+    The penalty only lowers, and at most `width` continuations for each beam of an earlier group, so the 2 * width best
+    after it are among the 2 * width + width * (beams - width) best before it.
     """
     windows, _, vocabulary = logp.shape
     base = torch.from_numpy(steering).to(logp.device, torch.float32)
@@ -230,9 +226,7 @@ def _ranked(groups: list[list[_Finished]], width: int, eos: int, length_penalty:
     return [*sorted(kept, key=lambda c: -c.rank_score), *sorted(spare, key=lambda c: -c.rank_score)]
 
 
-def _candidate(
-    tokens: Sequence[int], logprobs: Sequence[float], eos: int, length_penalty: float
-) -> Candidate:
+def _candidate(tokens: Sequence[int], logprobs: Sequence[float], eos: int, length_penalty: float) -> Candidate:
     values = tuple(float(value) for value in logprobs)
     return Candidate(
         tuple(int(token) for token in tokens),
@@ -334,9 +328,7 @@ def _draw(logp: Tensor, uniform: NDArray[Any], options: SearchOptions) -> tuple[
         cumulative = (probability * kept).double().cumsum(-1)
     target = torch.from_numpy(uniform).to(logp.device)[..., None] * cumulative[..., -1:]
     place = (cumulative <= target).sum(-1, keepdim=True).clamp_max(index.shape[-1] - 1)
-    return index.gather(-1, place)[..., 0].cpu().numpy(), best.gather(-1, place)[
-        ..., 0
-    ].double().cpu().numpy()
+    return index.gather(-1, place)[..., 0].cpu().numpy(), best.gather(-1, place)[..., 0].double().cpu().numpy()
 
 
 def _start(

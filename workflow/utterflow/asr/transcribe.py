@@ -60,9 +60,7 @@ def read_shard(manifest: Path, shard: Shard) -> list[ManifestRow]:
                 for number, line in islice(lines, shard.index, None, shard.count)
             ]
     except FileNotFoundError:
-        raise UserError(
-            "manifest not found", where=str(manifest), fix="run the target `corpora` first"
-        ) from None
+        raise UserError("manifest not found", where=str(manifest), fix="run the target `corpora` first") from None
 
 
 def row_key(row: ManifestRow) -> str:
@@ -104,21 +102,13 @@ def transcribe(
     dtype = choose_dtype(cfg.dtype, device)
     method = choose_method(cfg)
     rows = read_shard(manifest, shard)
-    log.info(
-        "shard %d of %d: %d rows; model %s, %s, %s", shard.index, shard.count, len(rows), model, device, dtype
-    )
+    log.info("shard %d of %d: %d rows; model %s, %s, %s", shard.index, shard.count, len(rows), model, device, dtype)
     if method.fallback:
-        log.warning(
-            "%s cannot run (%s): falling back to %s", cfg.diversity_method, method.fallback, method.name
-        )
+        log.warning("%s cannot run (%s): falling back to %s", cfg.diversity_method, method.fallback, method.name)
     weights = model_digest(model)
     digest = digest_of(
         {
-            "cfg": {
-                name: value
-                for name, value in cfg.model_dump(mode="json").items()
-                if name not in NOT_IN_RESULT
-            },
+            "cfg": {name: value for name, value in cfg.model_dump(mode="json").items() if name not in NOT_IN_RESULT},
             "code": code,
             "model": weights,
             "dtype": str(dtype),
@@ -167,9 +157,7 @@ def _fill(
 ) -> dict[str, str]:
     """Compute what is missing from `results`, batch by batch; row id -> reason of the rows that cannot be used."""
     failures: dict[str, str] = {}
-    batches = [
-        [row for row in batch if row_key(row) not in results] for batch in make_batches(rows, cfg.batch_size)
-    ]
+    batches = [[row for row in batch if row_key(row) not in results] for batch in make_batches(rows, cfg.batch_size)]
     todo = [batch for batch in batches if batch]
     if not todo:
         return failures
@@ -178,14 +166,8 @@ def _fill(
     method = choose_method(cfg)
     progress = Progress(sum(map(len, todo)))
     for batch, signals in _prefetch(todo, whisper.sample_rate, max_seconds):
-        good = [
-            (row, signal)
-            for row, signal in zip(batch, signals, strict=True)
-            if isinstance(signal, np.ndarray)
-        ]
-        failures.update(
-            {row.id: signal for row, signal in zip(batch, signals, strict=True) if isinstance(signal, str)}
-        )
+        good = [(row, signal) for row, signal in zip(batch, signals, strict=True) if isinstance(signal, np.ndarray)]
+        failures.update({row.id: signal for row, signal in zip(batch, signals, strict=True) if isinstance(signal, str)})
         if good:
             found = recognise(whisper, [signal for _, signal in good], [row.id for row, _ in good], cfg)
             fresh = {

@@ -169,11 +169,7 @@ def prompt_tokens(whisper: Whisper, language: str | None, task: str) -> list[int
     """
     generation = whisper.model.generation_config
     start = [int(generation.decoder_start_token_id)]
-    end = (
-        [int(generation.no_timestamps_token_id)]
-        if getattr(generation, "no_timestamps_token_id", None)
-        else []
-    )
+    end = [int(generation.no_timestamps_token_id)] if getattr(generation, "no_timestamps_token_id", None) else []
     languages = language_tokens(whisper)
     if not languages:
         if task != "transcribe" or language not in (None, "en"):
@@ -206,9 +202,7 @@ def _language_code(language: str, languages: dict[str, int]) -> str:
 @torch.inference_mode()
 def features(whisper: Whisper, windows: list[NDArray[Any]]) -> Tensor:
     """Log-mel features [B, mels, frames] of windows of samples at the model's rate, padded to its window."""
-    batch = whisper.processor.feature_extractor(
-        windows, sampling_rate=whisper.sample_rate, return_tensors="pt"
-    )
+    batch = whisper.processor.feature_extractor(windows, sampling_rate=whisper.sample_rate, return_tensors="pt")
     return batch.input_features.to(whisper.device, whisper.dtype)  # type: ignore[no-any-return]
 
 
@@ -220,9 +214,7 @@ def encode(whisper: Whisper, log_mel: Tensor) -> list[Tensor]:
     for layer in whisper.model.model.decoder.layers:
         attention = layer.encoder_attn
         cross.append(
-            torch.stack(
-                [_heads(attention.k_proj(hidden), attention), _heads(attention.v_proj(hidden), attention)]
-            )
+            torch.stack([_heads(attention.k_proj(hidden), attention), _heads(attention.v_proj(hidden), attention)])
         )
     return cross
 

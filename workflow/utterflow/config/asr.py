@@ -10,6 +10,7 @@ from pydantic import model_validator
 from utterflow.config.base import MaxRejected, Section, key, required
 
 TRANSCRIBE = "transcribe"
+COMMIT = re.compile(r"^[0-9a-f]{40}$")
 HUB_ID = re.compile(r"^[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*$")
 
 
@@ -17,8 +18,7 @@ class AsrVariant(Section):
     """One way to make n-best lists."""
 
     model: str = required(
-        "a folder with a Whisper checkpoint (`./...`, `/...` or with two slashes or more), "
-        "or a hub name `org/model`",
+        "a folder with a Whisper checkpoint (`./...`, `/...` or with two slashes or more), or a hub name `org/model`",
         TRANSCRIBE,
         examples=["openai/whisper-large-v3-turbo"],
     )
@@ -27,9 +27,7 @@ class AsrVariant(Section):
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = key(
         "auto", "`auto`: float32 on the CPU, bfloat16 on a GPU", TRANSCRIBE
     )
-    language: str | None = key(
-        "en", "language of the speech, as Whisper spells it; null: detected per row", TRANSCRIBE
-    )
+    language: str | None = key("en", "language of the speech, as Whisper spells it; null: detected per row", TRANSCRIBE)
     task: Literal["transcribe", "translate"] = key("transcribe", "`translate` gives English text", TRANSCRIBE)
     diversity_method: Literal["group_beam", "beam", "sampling_pool"] = key(
         "group_beam",
@@ -40,12 +38,8 @@ class AsrVariant(Section):
     num_hypotheses: int = key(5, "hypotheses per utterance", TRANSCRIBE, ge=1, le=1000)
     num_beams: int = key(5, "beams in all", TRANSCRIBE, ge=1, le=1000)
     num_beam_groups: int | None = key(None, "groups of `group_beam`; null: one per beam", TRANSCRIBE, ge=1)
-    diversity_penalty: float = key(
-        1.0, "taken off a token's score per earlier group that chose it", TRANSCRIBE, ge=0
-    )
-    length_penalty: float = key(
-        1.0, "hypotheses are ranked by log-probability / tokens ** length_penalty", TRANSCRIBE
-    )
+    diversity_penalty: float = key(1.0, "taken off a token's score per earlier group that chose it", TRANSCRIBE, ge=0)
+    length_penalty: float = key(1.0, "hypotheses are ranked by log-probability / tokens ** length_penalty", TRANSCRIBE)
     sampling_pool: int | None = key(
         None,
         "samples to draw; with another method: the fallback where that one cannot run",
@@ -85,15 +79,16 @@ class AsrVariant(Section):
     def _consistent(self) -> AsrVariant:
         if self.is_hub_model and not self.revision:
             raise ValueError(
-                f"model {self.model!r} is a hub name and needs `revision: <commit>`; "
-                f"a folder is written ./{self.model}"
+                f"model {self.model!r} is a hub name and needs `revision: <commit>`; a folder is written ./{self.model}"
+            )
+        if self.is_hub_model and not COMMIT.match(str(self.revision)):
+            raise ValueError(
+                f"revision {self.revision!r} is not a commit: write all 40 hex digits, as a branch or tag can move"
             )
         if self.diversity_method == "sampling_pool" and self.sampling_pool is None:
             raise ValueError("diversity_method sampling_pool needs `sampling_pool: <samples>`, e.g. 100")
         if self.sampling_pool is not None and self.sampling_pool < self.num_hypotheses:
-            raise ValueError(
-                f"sampling_pool {self.sampling_pool} is smaller than num_hypotheses {self.num_hypotheses}"
-            )
+            raise ValueError(f"sampling_pool {self.sampling_pool} is smaller than num_hypotheses {self.num_hypotheses}")
         if self.sampling_pool is None and (reason := self.search_problem()):
             raise ValueError(f"{reason}; or set `sampling_pool` as a fallback")
         return self
@@ -103,9 +98,7 @@ class AsrVariant(Section):
         if self.diversity_method == "sampling_pool":
             return None
         if self.num_hypotheses > self.num_beams:
-            return (
-                f"num_hypotheses {self.num_hypotheses} needs at least as many num_beams, not {self.num_beams}"
-            )
+            return f"num_hypotheses {self.num_hypotheses} needs at least as many num_beams, not {self.num_beams}"
         groups = self.num_beam_groups or self.num_beams
         if self.diversity_method == "group_beam" and self.num_beams % groups:
             return f"num_beams {self.num_beams} is not a multiple of num_beam_groups {groups}"

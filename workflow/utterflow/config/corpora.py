@@ -26,9 +26,7 @@ class Sample(Section):
 class NoiseConfig(Section):
     """Noise that the audio loader adds; its level and colour are drawn per row, from the row's id."""
 
-    snr_db: tuple[float, float] = required(
-        "lowest and highest signal-to-noise ratio, dB", PREPARE, examples=[[0, 10]]
-    )
+    snr_db: tuple[float, float] = required("lowest and highest signal-to-noise ratio, dB", PREPARE, examples=[[0, 10]])
     color: tuple[float, float] = key(
         (0.0, 0.0),
         "lowest and highest exponent b of the 1/f^b power spectrum; 0 is white, 1 is pink",
@@ -81,14 +79,18 @@ class SlurpCorpus(Corpus):
         PREPARE,
     )
 
+    @model_validator(mode="after")
+    def _group_has_a_source(self) -> SlurpCorpus:
+        if self.group not in (None, "headset") and not self.metadata:
+            raise ValueError(f"group {self.group!r} is read from `metadata`, which is not set")
+        return self
+
 
 class SpeechOceanCorpus(Corpus):
     """speechocean762 in its own Kaldi layout."""
 
     adapter: Literal["speechocean762"] = required("speechocean762, Kaldi layout", PREPARE)
-    root: str = required(
-        "folder with WAVE/, resource/, train/ and test/", PREPARE, examples=["data/speechocean762"]
-    )
+    root: str = required("folder with WAVE/, resource/, train/ and test/", PREPARE, examples=["data/speechocean762"])
     split: Literal["train", "test"] = key("test", "which split", PREPARE)
     group: Literal["gender", "age"] | None = key(
         None, "split results by the speaker's gender, or by child (under 18) and adult", PREPARE
@@ -120,12 +122,8 @@ class ManifestCorpus(Corpus):
     """A plain table of recordings: jsonl, csv or tsv."""
 
     adapter: Literal["manifest"] = required("a table with one row per recording", PREPARE)
-    path: str = required(
-        "file ending in .jsonl, .csv or .tsv", PREPARE, examples=["data/mine/recordings.csv"]
-    )
-    audio_dir: str | None = key(
-        None, "folder that audio paths are relative to; default: the manifest's", PREPARE
-    )
+    path: str = required("file ending in .jsonl, .csv or .tsv", PREPARE, examples=["data/mine/recordings.csv"])
+    audio_dir: str | None = key(None, "folder that audio paths are relative to; default: the manifest's", PREPARE)
     columns: Columns = Field(default_factory=Columns, description="names of the columns")
 
 

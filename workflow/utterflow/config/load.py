@@ -89,9 +89,7 @@ def load_config(raw: Mapping[str, Any], source: str | None = None) -> Config:
     try:
         return Config.model_validate(dict(raw))
     except ValidationError as error:
-        problems = [
-            _problem(item, raw) for item in error.errors(include_url=False) if not _is_said_elsewhere(item)
-        ]
+        problems = [_problem(item, raw) for item in error.errors(include_url=False) if not _is_said_elsewhere(item)]
     problems += [_reference_problem(fault) for fault in reference_faults(raw) if _is_name_or_path(fault)]
     count = "1 problem" if len(problems) == 1 else f"{len(problems)} problems"
     listed = "\n\n".join(problem.text() for problem in problems)
@@ -153,9 +151,7 @@ def read_config_file(path: Path) -> dict[str, Any]:
 
 def _constructed(loader: yaml.SafeLoader, node: yaml.Node, path: Path) -> Any:
     if repeated := list(_repeated_keys(node, set())):
-        listed = "; ".join(
-            f"`{key}` on line {first} and again on line {again}" for key, first, again in repeated
-        )
+        listed = "; ".join(f"`{key}` on line {first} and again on line {again}" for key, first, again in repeated)
         raise UserError(
             f"a key stands twice in one section: {listed}",
             where=f"{path}, line {repeated[0][2]}",
@@ -261,9 +257,7 @@ def _unknown_key(place: _Place, value: Any) -> Problem:
         line = _snippet((*place.path[:-1], near), value)
         return Problem(place.path, f"unknown key; did you mean `{near}`?", value, yaml=line)
     elsewhere = list(dict.fromkeys(info.path for info in all_keys() if info.name == name))
-    hint = (
-        f"`{name}` is known as {' and '.join(elsewhere)}" if elsewhere else f"known here: {', '.join(known)}"
-    )
+    hint = f"`{name}` is known as {' and '.join(elsewhere)}" if elsewhere else f"known here: {', '.join(known)}"
     return Problem(place.path, "unknown key", value, (hint,))
 
 
@@ -295,11 +289,7 @@ def _missing_key(place: _Place, raw: Mapping[str, Any]) -> Problem:
 
 def _example(place: _Place, raw: Mapping[str, Any]) -> Any:
     """A value to write here; in `runs` with the names that the configuration has."""
-    names = {
-        section: list(map(str, raw[section]))
-        for section in RUN_SECTIONS
-        if isinstance(raw.get(section), Mapping)
-    }
+    names = {section: list(map(str, raw[section])) for section in RUN_SECTIONS if isinstance(raw.get(section), Mapping)}
     run = {section: names.get(section) or [section] for section in RUN_SECTIONS}
     if place.path[:1] == ("runs",) and len(place.path) < 3:
         return [run] if len(place.path) == 1 else run
@@ -334,16 +324,12 @@ def _not_a_choice(place: _Place, value: Any) -> Problem:
     near = nearest(str(value), [choice for choice in choices if isinstance(choice, str)], cutoff=0.5)
     best = near if near is not None else (info.default if info and not info.required else NOTHING)
     hints = QUOTE_HINT if isinstance(value, bool) else ()
-    return Problem(
-        place.path, what, value, hints, _snippet(place.path, best) if best is not NOTHING else None
-    )
+    return Problem(place.path, what, value, hints, _snippet(place.path, best) if best is not NOTHING else None)
 
 
 def _not_a_section(place: _Place, value: Any, raw: Mapping[str, Any]) -> Problem:
     what = (
-        "must hold keys of its own"
-        if value is not None
-        else "nothing stands under it; its keys must be indented below"
+        "must hold keys of its own" if value is not None else "nothing stands under it; its keys must be indented below"
     )
     line = _snippet(place.path, _example(place, raw))
     return Problem(place.path, what, value, yaml=line)
@@ -363,9 +349,7 @@ def _bad_value(place: _Place, error: ErrorDetails, raw: Mapping[str, Any]) -> Pr
     elif kind in RANGE_ERRORS:
         name, words = RANGE_ERRORS[kind]
         what = f"must be {words} {context[name]:g}"
-        best = (
-            type(value)(context[name]) if name in ("ge", "le") and isinstance(value, int | float) else NOTHING
-        )
+        best = type(value)(context[name]) if name in ("ge", "le") and isinstance(value, int | float) else NOTHING
     elif kind == "string_pattern_mismatch" and context["pattern"] == f"^{NAME_PATTERN}$":
         what, best = NAME_RULE, _as_name(str(value)) or NOTHING
     elif kind == "string_pattern_mismatch":
@@ -396,9 +380,7 @@ def _reference_problem(fault: ReferenceFault) -> Problem:
     path = tuple(int(part) if part.isdigit() else part for part in fault.path.split("."))
     if fault.path == "downloads":
         return Problem((*path, fault.name), fault.what, yaml=_snippet((*path, fault.known[0]), NOTHING))
-    hint = (
-        f"there are: {', '.join(fault.known)}" if fault.known else f"there is no entry of `{path[-1]}` at all"
-    )
+    hint = f"there are: {', '.join(fault.known)}" if fault.known else f"there is no entry of `{path[-1]}` at all"
     near = nearest(fault.name, fault.known) or (fault.known[0] if len(fault.known) == 1 else None)
     return Problem(path, fault.what, fault.name, (hint,), _snippet(path, [near]) if near else None)
 
@@ -423,9 +405,7 @@ def _snippet(path: Sequence[str | int], value: Any) -> str:
         bullet = ""
     if value is NOTHING:
         return "\n".join([*lines[:-1], f"{lines[-1]} ..."])
-    block = yaml.dump(
-        value, Dumper=_ShortLists, sort_keys=False, default_flow_style=False, allow_unicode=True
-    )
+    block = yaml.dump(value, Dumper=_ShortLists, sort_keys=False, default_flow_style=False, allow_unicode=True)
     if isinstance(value, Mapping) or block.startswith("- "):
         starts = [f"{' ' * indent}{bullet}", f"{' ' * (indent + len(bullet))}"]
         nested = [f"{starts[min(number, 1)]}{line}" for number, line in enumerate(block.splitlines())]

@@ -19,13 +19,9 @@ RUN_SECTIONS = ("corpora", "asr", "scoring")
 class Run(Section):
     """Every corpus with every ASR variant and every scoring."""
 
-    corpora: tuple[Name, ...] = required(
-        "names under `corpora`", "targets", min_length=1, examples=[["devel"]]
-    )
+    corpora: tuple[Name, ...] = required("names under `corpora`", "targets", min_length=1, examples=[["devel"]])
     asr: tuple[Name, ...] = required("names under `asr`", "targets", min_length=1, examples=[["turbo"]])
-    scoring: tuple[Name, ...] = required(
-        "names under `scoring`", "targets", min_length=1, examples=[["whisper"]]
-    )
+    scoring: tuple[Name, ...] = required("names under `scoring`", "targets", min_length=1, examples=[["whisper"]])
 
 
 class Config(Section):
@@ -71,9 +67,7 @@ def reference_faults(raw: Mapping[str, Any]) -> list[ReferenceFault]:
             entries = raw.get(section)
             known = tuple(entries) if isinstance(entries, Mapping) else ()
             faults += [
-                ReferenceFault(
-                    f"runs.{index}.{section}", name, f"no entry of `{section}` has this name", known
-                )
+                ReferenceFault(f"runs.{index}.{section}", name, f"no entry of `{section}` has this name", known)
                 for name in (names if isinstance(names, list | tuple) else ())
                 if isinstance(name, str) and name not in known
             ]
@@ -81,7 +75,5 @@ def reference_faults(raw: Mapping[str, Any]) -> list[ReferenceFault]:
     for path in downloads if isinstance(downloads, Mapping) else ():
         if not str(path).startswith("data/") or ".." in str(path).split("/"):
             meant = f"data/{str(path).rpartition('/')[2]}"
-            faults.append(
-                ReferenceFault("downloads", str(path), "downloads are stored below data/", (meant,))
-            )
+            faults.append(ReferenceFault("downloads", str(path), "downloads are stored below data/", (meant,)))
     return faults

@@ -145,9 +145,7 @@ def _description(schema: Mapping[str, Any]) -> str:
     return " ".join(str(schema.get("description", "")).split())
 
 
-def _kind(
-    schema: Mapping[str, Any], children: Sequence[KeyInfo]
-) -> Literal["key", "section", "names", "list"]:
+def _kind(schema: Mapping[str, Any], children: Sequence[KeyInfo]) -> Literal["key", "section", "names", "list"]:
     if not children:
         return "key"
     if "items" in schema:
@@ -196,9 +194,7 @@ def _children(path: str, schema: Mapping[str, Any], variant: str | None) -> Iter
 def _union_children(prefix: str, key: str, members: list[tuple[str, dict[str, Any]]]) -> Iterator[KeyInfo]:
     """The discriminator, then what all members share, then what each has of its own."""
     choices = [tag for tag, _ in members]
-    meanings = "; ".join(
-        f"`{tag}`: {member['properties'][key].get('description', '')}" for tag, member in members
-    )
+    meanings = "; ".join(f"`{tag}`: {member['properties'][key].get('description', '')}" for tag, member in members)
     first = members[0][1]["properties"][key]
     merged = {
         "enum": choices,
@@ -218,9 +214,7 @@ def _union_children(prefix: str, key: str, members: list[tuple[str, dict[str, An
     for tag, member in members:
         for name, value in member["properties"].items():
             if name != key and name not in shared:
-                yield _info(
-                    f"{prefix}{name}", value, required=name in member.get("required", ()), variant=tag
-                )
+                yield _info(f"{prefix}{name}", value, required=name in member.get("required", ()), variant=tag)
 
 
 def _choices(schema: Mapping[str, Any]) -> tuple[Any, ...]:
@@ -233,9 +227,7 @@ def _choices(schema: Mapping[str, Any]) -> tuple[Any, ...]:
 
 def _type_text(raw: Mapping[str, Any]) -> str:
     if len(options := raw.get("anyOf", ())) > 1:
-        return " or ".join(
-            "null" if option.get("type") == "null" else _type_text(option) for option in options
-        )
+        return " or ".join("null" if option.get("type") == "null" else _type_text(option) for option in options)
     schema = _resolved(raw)
     if choices := _choices(schema):
         return " or ".join(f"`{in_yaml(choice)}`" for choice in choices)
@@ -243,9 +235,7 @@ def _type_text(raw: Mapping[str, Any]) -> str:
     if kind == "array":
         return _list_text(schema)
     if kind in ("integer", "number"):
-        return " ".join(
-            filter(None, ("whole number" if kind == "integer" else "number", _range_text(schema)))
-        )
+        return " ".join(filter(None, ("whole number" if kind == "integer" else "number", _range_text(schema))))
     if kind == "string":
         pattern = schema.get("pattern")
         if pattern == f"^{NAME_PATTERN}$":
@@ -430,9 +420,7 @@ def _section(info: KeyInfo, level: int) -> Iterator[str]:
 
 
 def _section_body(info: KeyInfo, level: int) -> Iterator[str]:
-    yield from _table(
-        [child for child in info.children if child.kind == "key" and child.variant == info.variant]
-    )
+    yield from _table([child for child in info.children if child.kind == "key" and child.variant == info.variant])
     for tag in info.variants:
         own = [child for child in info.children if child.kind == "key" and child.variant == tag]
         if own:
@@ -478,12 +466,8 @@ def out_of_date(folder: Path = CONFIG_FOLDER) -> list[str]:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(
-        description="Write config/schema.json and config/README.md from the models."
-    )
-    parser.add_argument(
-        "--check", action="store_true", help="write nothing; fail where a file is out of date"
-    )
+    parser = argparse.ArgumentParser(description="Write config/schema.json and config/README.md from the models.")
+    parser.add_argument("--check", action="store_true", help="write nothing; fail where a file is out of date")
     parser.add_argument("--folder", type=Path, default=CONFIG_FOLDER, help="where they stand")
     options = parser.parse_args(arguments)
     stale = out_of_date(options.folder)

@@ -31,9 +31,7 @@ class Scoring(Section):
         "space), `brain2text` (the benchmark's), or `none`",
         SCORE,
     )
-    oracle_at: tuple[PositiveInt, ...] = key(
-        (1, 2, 5), "list lengths n of the oracle WER@n", SCORE, min_length=1
-    )
+    oracle_at: tuple[PositiveInt, ...] = key((1, 2, 5), "list lengths n of the oracle WER@n", SCORE, min_length=1)
     mbr_weights: Literal["posterior", "uniform"] = key(
         "posterior",
         "votes of the minimum-Bayes-risk choice: `posterior` (softmax of the hypotheses' scores) or all alike",

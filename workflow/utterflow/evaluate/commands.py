@@ -33,9 +33,7 @@ def add_parser(subparsers: Any) -> None:
     wer.add_argument("--hyp", type=Path, required=True, metavar="FILE", help="hypotheses, rows {id, text}")
     wer.set_defaults(func=run_wer)
     nbest = _command(commands, "nbest", "n-best lists", NBEST_HELP)
-    nbest.add_argument(
-        "--input", type=Path, required=True, metavar="FILE", help="n-best lists with references"
-    )
+    nbest.add_argument("--input", type=Path, required=True, metavar="FILE", help="n-best lists with references")
     nbest.add_argument(
         "--n", type=_positive, metavar="N", help="only the first N hypotheses of each list; default: all"
     )
@@ -65,9 +63,7 @@ def _command(commands: Any, name: str, summary: str, description: str) -> argpar
     parser: argparse.ArgumentParser = commands.add_parser(
         name, help=summary, description=description, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument(
-        "--normalizer", choices=NAMES, default="none", help="text normalisation first; default: none"
-    )
+    parser.add_argument("--normalizer", choices=NAMES, default="none", help="text normalisation first; default: none")
     return parser
 
 

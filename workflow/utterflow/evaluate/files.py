@@ -70,9 +70,7 @@ def score_lists(lists: Path, normalizer_name: str, limit: int | None = None) -> 
     count = totals["n"]
     if not count:
         raise UserError("there is no n-best list", where=str(lists))
-    words, chars = (
-        Edits(*(totals[f"{unit}.{name}"] for name in Edits._fields)) for unit in ("words", "chars")
-    )
+    words, chars = (Edits(*(totals[f"{unit}.{name}"] for name in Edits._fields)) for unit in ("words", "chars"))
     kinds = ("first", "mbr", "oracle", "compositional_oracle")
     return {
         **{kind: rate(totals[f"{kind}_edits"], words.reference_length) for kind in kinds},

@@ -204,9 +204,7 @@ def write_table(path: Path, metrics: AsrMetrics) -> None:
         for group, part in {ALL: metrics.total, **metrics.groups}.items():
             for metric, item in _flat(part):
                 cells = [_cell(value) for value in (item.value, item.low, item.high)]
-                writer.writerow(
-                    [metrics.corpus, metrics.asr, metrics.scoring, group, metric, *cells, part.utterances]
-                )
+                writer.writerow([metrics.corpus, metrics.asr, metrics.scoring, group, metric, *cells, part.utterances])
 
 
 def _flat(part: AsrScores) -> Iterator[tuple[str, Rate]]:
@@ -249,9 +247,7 @@ def _rates(
     return rates
 
 
-def _groups(
-    counts: Counts, groups: Mapping[str | None, int], cfg: Scoring
-) -> Iterator[tuple[str, AsrScores]]:
+def _groups(counts: Counts, groups: Mapping[str | None, int], cfg: Scoring) -> Iterator[tuple[str, AsrScores]]:
     if set(groups) == {None}:
         return
     for name in sorted(groups, key=lambda group: (group is None, group or "")):
@@ -322,8 +318,7 @@ def _check_rejected(tally: Tally, allowed: float, source: Path) -> None:
     share = tally.rejected / total
     if not tally.scored or share > allowed:
         raise UserError(
-            f"{tally.rejected} of {total} rows ({share:.1%}) have no reference; "
-            f"max_rejected allows {allowed:.1%}",
+            f"{tally.rejected} of {total} rows ({share:.1%}) have no reference; max_rejected allows {allowed:.1%}",
             where=f"{source}: {', '.join(tally.rejected_examples)}",
             fix="give the corpus a reference column, or set `scoring.<name>.max_rejected` higher",
         )
