@@ -2,8 +2,6 @@
 
 
 rule transcribe:
-    wildcard_constraints:
-        asr=either(name for name, variant in CONFIG.asr.items() if not variant.gpus),
     input:
         manifest="results/corpora/{corpus}/manifest.jsonl",
         model=lambda wildcards: model_inputs(CONFIG.asr[wildcards.asr]),
@@ -15,6 +13,8 @@ rule transcribe:
         "results/logs/transcribe/{corpus}/{asr}/{shard}-of-{shards}.log",
     benchmark:
         "results/benchmarks/transcribe/{corpus}/{asr}/{shard}-of-{shards}.tsv"
+    wildcard_constraints:
+        asr=either(name for name, variant in CONFIG.asr.items() if not variant.gpus),
     conda:
         "../envs/main.yaml"
     threads: lambda wildcards: CONFIG.asr[wildcards.asr].threads

@@ -78,19 +78,32 @@ def shard_files(wildcards, suffix):
 
 
 def run_manifests():
-    return [f"results/corpora/{corpus}/manifest.jsonl" for corpus in dict.fromkeys(run[0] for run in asr_runs())]
+    return [
+        f"results/corpora/{corpus}/manifest.jsonl"
+        for corpus in dict.fromkeys(run[0] for run in asr_runs())
+    ]
 
 
 def run_nbest():
-    return [f"results/asr/{corpus}/{asr}/nbest.jsonl" for corpus, asr in dict.fromkeys(run[:2] for run in asr_runs())]
+    return [
+        f"results/asr/{corpus}/{asr}/nbest.jsonl"
+        for corpus, asr in dict.fromkeys(run[:2] for run in asr_runs())
+    ]
 
 
 def run_scores(suffix=".json"):
-    return [f"results/evaluate/{corpus}/{asr}/{scoring}{suffix}" for corpus, asr, scoring in asr_runs()]
+    return [
+        f"results/evaluate/{corpus}/{asr}/{scoring}{suffix}" for corpus, asr, scoring in asr_runs()
+    ]
 
 
 def fetched_files():
     """All that needs the network."""
     unpacked = [f"{path}.contents.tsv" for path, item in CONFIG.downloads.items() if item.unpack_to]
-    models = [path for variant in CONFIG.asr.values() if variant.is_hub_model for path in model_inputs(variant)]
+    models = [
+        path
+        for variant in CONFIG.asr.values()
+        if variant.is_hub_model
+        for path in model_inputs(variant)
+    ]
     return [*CONFIG.downloads, *unpacked, *dict.fromkeys(models)]
