@@ -78,8 +78,7 @@ def prepare_corpus(
     threads: int = 1,
     failed: Path | None = None,
 ) -> None:
-    """Make the manifest of a corpus: every chosen entry becomes a manifest row or a rejected row, in corpus
-    order.
+    """Make the manifest of a corpus: each chosen entry becomes a manifest row or a rejected row, in corpus order.
 
     Every recording is decoded to its end, by `threads` processes.
 
@@ -88,8 +87,7 @@ def prepare_corpus(
         failed: where the rejected rows go too when there are too many of them; removed otherwise.
 
     Raises:
-        UserError: annotations or folders are missing, there are no rows, or more than `max_rejected` of them
-        are
+        UserError: annotations or folders are missing, there are no rows, or more than `max_rejected` of them are
             rejected; then the rejected rows are written, and no manifest.
     """
     watch = Stopwatch()

@@ -80,6 +80,7 @@ def score_lists(lists: Path, normalizer_name: str, limit: int | None = None) -> 
         "empty_references": totals["empty"],
         "mean_hypotheses": totals["hypotheses"] / count,
         "mean_distinct_hypotheses": totals["distinct"] / count,
+        "mbr_weights": "uniform",
         "normalizer": normalizer_name,
     }
 
