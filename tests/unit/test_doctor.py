@@ -83,7 +83,7 @@ def test_all_there() -> None:
 
 def test_what_is_missing_comes_with_how_to_get_it() -> None:
     found = config_findings()
-    fetch = "snakemake fetch --configfile mine.yaml"
+    fetch = "snakemake fetch --cores 1 --configfile mine.yaml"
     assert [(finding.status, finding.text, finding.fix) for finding in of(found, "corpus fetched")] == [
         ("FAIL", "missing: data/corpus/dev.jsonl", fetch),
         ("FAIL", "missing: data/corpus/audio/real", fetch),
@@ -265,7 +265,7 @@ def test_the_command(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.Mon
     code, out = doctor_says(capsys, "--configfile", "mine.yaml")
     assert code == 1
     assert "FAIL  corpus fetched" in out
-    assert "do: snakemake fetch --configfile mine.yaml" in out
+    assert "do: snakemake fetch --cores 1 --configfile mine.yaml" in out
     assert "not fit to run" in out
     starts = {line.index("missing: ") for line in out.splitlines() if "missing: " in line}
     assert len(starts) == 1

@@ -122,7 +122,7 @@ def config_findings(config: Config, options: str) -> Iterator[Finding]:
     Args:
         options: the `--configfile ...` that `snakemake` must be given too.
     """
-    fetch = f"snakemake fetch {options}".strip()
+    fetch = f"snakemake fetch --cores 1 {options}".strip()
     yield Finding("ok", "config", f"{config.name}: {len(wanted_results(config))} results")
     for name in _used(config, "corpora"):
         yield from corpus_findings(name, config.corpora[name], config.downloads, fetch)

@@ -94,11 +94,11 @@ def read_json(path: Path) -> Any:
         raise UserError(f"not valid JSON: {error}", where=str(path)) from None
 
 
-def read_jsonl(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
-    """Yield (line number from 1, object) of a JSON Lines file; empty lines are skipped.
+def text_lines(path: Path) -> Iterator[tuple[int, str]]:
+    """Yield (line number from 1, line) of a text file; empty lines are skipped.
 
     Raises:
-        UserError: the file is missing, or a line is not a JSON object.
+        UserError: the file is missing, or is not UTF-8 text.
     """
     try:
         handle = path.open(encoding="utf-8")
@@ -109,9 +109,19 @@ def read_jsonl(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
         try:
             for number, line in enumerate(handle, start=1):
                 if line.strip():
-                    yield number, parse_object(line, path, number)
+                    yield number, line
         except UnicodeDecodeError as error:
             raise UserError(f"not UTF-8 text: {error.reason}", where=f"{path}, after line {number}") from None
+
+
+def read_jsonl(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
+    """Yield (line number from 1, object) of a JSON Lines file; empty lines are skipped.
+
+    Raises:
+        UserError: the file is missing, or a line is not a JSON object.
+    """
+    for number, line in text_lines(path):
+        yield number, parse_object(line, path, number)
 
 
 def _refuse_constant(name: str) -> None:

@@ -15,7 +15,7 @@ import json
 import os
 import socket
 import uuid
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -77,14 +77,14 @@ class Journal:
         return name.startswith(self._own) or not same_rows_same_split
 
 
-def _batches(path: Path) -> list[dict[str, Any]]:
-    batches = []
+def _batches(path: Path) -> Iterator[dict[str, Any]]:
     with path.open("rb") as handle:
         for line in handle:
             if not line.endswith(b"\n"):
                 break
             try:
-                batches.append(json.loads(line)["rows"])
+                rows = json.loads(line)["rows"]
             except (ValueError, KeyError, TypeError):
                 continue
-    return batches
+            if isinstance(rows, dict):
+                yield rows

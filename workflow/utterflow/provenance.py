@@ -36,10 +36,11 @@ def side_file(output: Path) -> Path:
 def input_digest(path: Path) -> str:
     """SHA-256 of an input; taken from the side file of the job that made it, where there is one.
 
-    So a large file is hashed once, by its maker, and not again by each of its readers.
+    So a large file is hashed once, by its maker, and not again by each of its readers. A file that was changed after
+    its side file was written is hashed.
     """
     side = side_file(path)
-    if side != path and side.is_file():
+    if side != path and side.is_file() and side.stat().st_mtime_ns >= path.stat().st_mtime_ns:
         recorded = read_json(side).get("outputs", {}).get(path.name)
         if recorded:
             return str(recorded)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Mapping, Sequence
-from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -13,14 +12,14 @@ from utterflow.files import atomic_writer, parse_object, read_json
 from utterflow.provenance import Stopwatch, side_file, write_meta
 from utterflow.records import ManifestRow, NbestRow, RejectedRow, read_records
 
-ROWS_IN_MEMORY = 20_000
+BYTES_IN_MEMORY = 100_000_000  # of all shards together
 
 
 class ShardReader:
     """A shard's file read a few lines at a time, closed in between: thousands of shards stay within the limits."""
 
-    def __init__(self, path: Path, lines: int) -> None:
-        self.path, self._lines, self._offset = path, lines, 0
+    def __init__(self, path: Path, block_bytes: int) -> None:
+        self.path, self._block_bytes, self._offset = path, block_bytes, 0
         self._buffer: deque[str] = deque()
         self._row: str | None = None
         self.advance()
@@ -40,7 +39,7 @@ class ShardReader:
         if not self._buffer:
             with self.path.open("rb") as handle:
                 handle.seek(self._offset)
-                block = list(islice(handle, self._lines))
+                block = handle.readlines(self._block_bytes)
             self._offset += sum(map(len, block))
             self._buffer.extend(line.decode("utf-8") for line in block)
         self._row = str(parse_object(self._buffer[0], self.path, 0)["id"]) if self._buffer else None
@@ -64,9 +63,9 @@ def gather_nbest(
     """
     watch = Stopwatch()
     counts = {"in": 0, "out": 0, "rejected": 0}
-    lines = max(1, ROWS_IN_MEMORY // len(shards))
-    good_readers = [ShardReader(path, lines) for path in shards]
-    bad_readers = [ShardReader(path, lines) for path in rejected_shards]
+    block_bytes = max(1, BYTES_IN_MEMORY // len(shards))
+    good_readers = [ShardReader(path, block_bytes) for path in shards]
+    bad_readers = [ShardReader(path, block_bytes) for path in rejected_shards]
     with atomic_writer(nbest) as good, atomic_writer(rejected) as bad:
         for row in read_records(manifest, ManifestRow):
             turn = counts["in"] % len(shards)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import islice
@@ -13,7 +14,7 @@ from torch import Tensor
 
 from utterflow.asr.pool import most_different, without_duplicates
 from utterflow.asr.search import Candidate, SearchOptions, beam_search, sample
-from utterflow.asr.whisper import Whisper, detect_languages, encode, features, prompt_tokens
+from utterflow.asr.whisper import Whisper, detect_languages, encode, features, language_code, prompt_tokens
 from utterflow.asr.windows import Scored, cut_windows, join_windows
 from utterflow.config.asr import AsrVariant
 from utterflow.files import seed_of
@@ -32,7 +33,7 @@ class Method:
 
 @dataclass(frozen=True)
 class Recognised:
-    """The n-best list of one recording."""
+    """The n-best list of one recording; empty where the model's scores are not numbers."""
 
     hypotheses: list[Hypothesis]
     language: str
@@ -83,10 +84,13 @@ def _recognise_windows(
     whisper: Whisper, windows: Sequence[NDArray[Any]], seeds: Sequence[int], cfg: AsrVariant
 ) -> tuple[list[list[Scored]], list[str]]:
     cross = encode(whisper, features(whisper, list(windows)))
-    languages = [cfg.language] * len(windows) if cfg.language else detect_languages(whisper, cross)
+    if cfg.language:
+        languages = [language_code(whisper, cfg.language)] * len(windows)
+    else:
+        languages = detect_languages(whisper, cross)
     prompts = [prompt_tokens(whisper, language, cfg.task) for language in languages]
     candidates = search(whisper, cross, prompts, seeds, cfg)
-    return [_choose(whisper, found, cfg) for found in candidates], [str(language) for language in languages]
+    return [_choose(whisper, found, cfg) for found in candidates], languages
 
 
 @torch.inference_mode()
@@ -117,6 +121,7 @@ def search(
 
 
 def _choose(whisper: Whisper, candidates: Sequence[Candidate], cfg: AsrVariant) -> list[Scored]:
+    candidates = [candidate for candidate in candidates if math.isfinite(candidate.score)]
     texts = whisper.processor.tokenizer.batch_decode([c.tokens for c in candidates], skip_special_tokens=True)
     scored = [
         Scored(text.strip(), candidate.logprobs, candidate.finished)

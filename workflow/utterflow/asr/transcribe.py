@@ -13,18 +13,20 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from utterflow.asr.models import MODEL_FILES
 from utterflow.asr.recognise import Recognised, choose_method, recognise
 from utterflow.asr.whisper import Whisper, check_model_folder, choose_device, choose_dtype, load_whisper
 from utterflow.audio import AudioError, load_row_audio
 from utterflow.config.asr import AsrVariant
 from utterflow.errors import UserError
-from utterflow.files import digest_of, parse_object, write_jsonl
+from utterflow.files import digest_of, parse_object, text_lines, write_jsonl
 from utterflow.jobs import Progress, check_rejected, log
 from utterflow.journal import Journal
 from utterflow.provenance import Stopwatch, input_digest, write_meta
 from utterflow.records import ManifestRow, NbestRow, RejectedRow, parse_record
 
 STAGE = "transcribe"
+NO_NUMBERS = "no scores: the model gives values that are not numbers (float16 can overflow: try another dtype)"
 # Keys that place or size the work, and those whose effect the journal's digest takes in another form.
 NOT_IN_RESULT = frozenset(
     {
@@ -52,15 +54,10 @@ class Shard:
 
 def read_shard(manifest: Path, shard: Shard) -> list[ManifestRow]:
     """The shard's rows, in the manifest's order; other shards' lines are not parsed."""
-    try:
-        with manifest.open(encoding="utf-8") as handle:
-            lines = enumerate(handle, start=1)
-            return [
-                parse_record(ManifestRow, parse_object(line, manifest, number), f"{manifest}, line {number}")
-                for number, line in islice(lines, shard.index, None, shard.count)
-            ]
-    except FileNotFoundError:
-        raise UserError("manifest not found", where=str(manifest), fix="run the target `corpora` first") from None
+    return [
+        parse_record(ManifestRow, parse_object(line, manifest, number), f"{manifest}, line {number}")
+        for number, line in islice(text_lines(manifest), shard.index, None, shard.count)
+    ]
 
 
 def row_key(row: ManifestRow) -> str:
@@ -116,15 +113,15 @@ def transcribe(
     )
     with Journal(state, STAGE, digest, input_digest(manifest), shard.index, shard.count) as journal:
         results = journal.load([row_key(row) for row in rows])
-        found_before = len(results)
+        found_before = sum(row_key(row) in results for row in rows)
         log.info("%d rows found in the journal, %d to do", found_before, len(rows) - found_before)
         failures = _fill(results, rows, journal, cfg, lambda: load_whisper(model, device, dtype))
     kept = [row for row in rows if row_key(row) in results]
     write_jsonl(nbest, (_nbest_row(row, results[row_key(row)]) for row in kept))
     lost = [
-        RejectedRow(id=row.id, stage=STAGE, reason=failures[row.id], where=row.audio)
+        RejectedRow(id=row.id, stage=STAGE, reason=failures[row_key(row)], where=row.audio)
         for row in rows
-        if row.id in failures
+        if row_key(row) in failures
     ]
     write_jsonl(rejected, (row.row() for row in lost))
     write_meta(
@@ -135,7 +132,7 @@ def transcribe(
         inputs=[manifest],
         outputs={NbestRow.RECORD: nbest, RejectedRow.RECORD: rejected},
         seconds=watch.seconds(),
-        rows={"in": len(rows), "out": len(kept), "rejected": len(failures), "from_journal": found_before},
+        rows={"in": len(rows), "out": len(kept), "rejected": len(lost), "from_journal": found_before},
         device=_device_name(device),
         extra={
             "dtype": str(dtype).removeprefix("torch."),
@@ -155,7 +152,11 @@ def _fill(
     cfg: AsrVariant,
     load_model: Callable[[], Whisper],
 ) -> dict[str, str]:
-    """Compute what is missing from `results`, batch by batch; row id -> reason of the rows that cannot be used."""
+    """Compute what is missing from `results`, batch by batch; row key -> reason of the rows that cannot be used.
+
+    Raises:
+        UserError: the GPU's memory is too small for a batch.
+    """
     failures: dict[str, str] = {}
     batches = [[row for row in batch if row_key(row) not in results] for batch in make_batches(rows, cfg.batch_size)]
     todo = [batch for batch in batches if batch]
@@ -167,12 +168,19 @@ def _fill(
     progress = Progress(sum(map(len, todo)))
     for batch, signals in _prefetch(todo, whisper.sample_rate, max_seconds):
         good = [(row, signal) for row, signal in zip(batch, signals, strict=True) if isinstance(signal, np.ndarray)]
-        failures.update({row.id: signal for row, signal in zip(batch, signals, strict=True) if isinstance(signal, str)})
+        failures |= {row_key(row): why for row, why in zip(batch, signals, strict=True) if isinstance(why, str)}
         if good:
-            found = recognise(whisper, [signal for _, signal in good], [row.id for row, _ in good], cfg)
+            try:
+                found = recognise(whisper, [signal for _, signal in good], [row.id for row, _ in good], cfg)
+            except torch.OutOfMemoryError as error:
+                raise UserError(
+                    f"the GPU's memory is too small for this batch: {error}",
+                    fix="lower `batch_size` (or `sampling_pool`) and start again: finished rows are in the journal",
+                ) from None
+            listed = {row_key(row): item for (row, _), item in zip(good, found, strict=True)}
+            failures |= {key: NO_NUMBERS for key, item in listed.items() if not item.hypotheses}
             fresh = {
-                row_key(row): _result(item, method.name, method.fallback)
-                for (row, _), item in zip(good, found, strict=True)
+                key: _result(item, method.name, method.fallback) for key, item in listed.items() if item.hypotheses
             }
             journal.append(fresh)
             results.update(fresh)
@@ -222,7 +230,7 @@ def _nbest_row(row: ManifestRow, result: Mapping[str, Any]) -> dict[str, Any]:
 
 def model_digest(folder: Path) -> str:
     """Digest of the weights and settings that decoding uses."""
-    files = sorted(path for path in folder.iterdir() if path.suffix in (".json", ".safetensors", ".txt"))
+    files = sorted(path for path in folder.iterdir() if path.suffix in MODEL_FILES)
     return digest_of({path.name: input_digest(path) for path in files})
 
 

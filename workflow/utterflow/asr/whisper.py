@@ -24,6 +24,11 @@ from utterflow.errors import UserError
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 REQUIRED_FILES = ("config.json", "model.safetensors")
 WEIGHT_INDEX = "model.safetensors.index.json"
+SPECIAL_TOKENS = {  # generation setting -> its token in every Whisper vocabulary
+    "eos_token_id": "<|endoftext|>",
+    "decoder_start_token_id": "<|startoftranscript|>",
+    "no_timestamps_token_id": "<|notimestamps|>",
+}
 
 
 @dataclass(frozen=True)
@@ -95,17 +100,32 @@ def load_whisper(folder: Path, device: torch.device, dtype: torch.dtype) -> Whis
         UserError: the folder is missing or incomplete, or its parts do not fit together.
     """
     check_model_folder(folder)
+    from safetensors import SafetensorError
     from transformers import WhisperForConditionalGeneration, WhisperProcessor
     from transformers.utils import logging as transformers_logging
 
     transformers_logging.disable_progress_bar()  # type: ignore[no-untyped-call]
+    model: Any
+    loading: dict[str, Any]
     try:
         processor = WhisperProcessor.from_pretrained(folder, local_files_only=True)
-        model = WhisperForConditionalGeneration.from_pretrained(
-            folder, dtype=dtype, use_safetensors=True, local_files_only=True, attn_implementation="sdpa"
+        model, loading = WhisperForConditionalGeneration.from_pretrained(
+            folder,
+            dtype=dtype,
+            use_safetensors=True,
+            local_files_only=True,
+            attn_implementation="sdpa",
+            output_loading_info=True,
         )
-    except (OSError, ValueError, KeyError, RuntimeError) as error:
+    except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
         raise UserError(f"cannot load the Whisper checkpoint: {error}", where=str(folder)) from None
+    if missing := sorted(loading["missing_keys"]):
+        raise UserError(
+            f"the checkpoint lacks {len(missing)} of the model's weights, e.g. {missing[0]}",
+            where=str(folder),
+            fix="save the whole model with save_pretrained (adapters merged into it)",
+        )
+    _check_special_tokens(model.generation_config, processor.tokenizer, folder)
     frames, positions = processor.feature_extractor.nb_max_frames, model.config.max_source_positions
     if frames != 2 * positions:
         raise UserError(
@@ -113,7 +133,7 @@ def load_whisper(folder: Path, device: torch.device, dtype: torch.dtype) -> Whis
             where=str(folder),
             fix="take the processor that belongs to the checkpoint",
         )
-    model = model.to(device).eval()  # type: ignore[arg-type]
+    model = model.to(device).eval()
     suppressed, suppressed_first = _suppressed_tokens(model, processor.tokenizer)
     return Whisper(model, processor, device, dtype, suppressed.to(device), suppressed_first.to(device))
 
@@ -137,16 +157,41 @@ def check_model_folder(folder: Path) -> None:
         )
 
 
+def _check_special_tokens(generation: Any, tokenizer: Any, folder: Path) -> None:
+    """Raises a UserError where generation settings or tokenizer are absent, outdated or another model's.
+
+    The library loads such a folder without a word: with default settings, or with an empty tokenizer.
+    """
+    needed = ["eos_token_id", "decoder_start_token_id", "no_timestamps_token_id", "is_multilingual"]
+    if getattr(generation, "is_multilingual", False):
+        needed += ["lang_to_id", "task_to_id"]
+    if absent := [name for name in needed if getattr(generation, name, None) is None]:
+        raise UserError(
+            f"the generation settings lack {', '.join(absent)}",
+            where=str(folder / "generation_config.json"),
+            fix="copy this file from the checkpoint that the model was fine-tuned from",
+        )
+    for name, expected in SPECIAL_TOKENS.items():
+        token = getattr(generation, name)
+        found = tokenizer.convert_ids_to_tokens(token)
+        if found != expected:
+            raise UserError(
+                f"the tokenizer does not belong to the model: {name} {token} is {found!r}, not {expected!r}",
+                where=str(folder),
+                fix="copy tokenizer and generation_config.json from the checkpoint that the model was fine-tuned from",
+            )
+
+
 def _suppressed_tokens(model: Any, tokenizer: Any) -> tuple[Tensor, Tensor]:
     generation = model.generation_config
     size = model.config.vocab_size
     suppressed = torch.zeros(size, dtype=torch.bool)
-    listed = [token for token in (generation.suppress_tokens or []) if 0 <= token < size]
-    special = [token for token in tokenizer.all_special_ids if token < size]
-    suppressed[torch.tensor(listed + special, dtype=torch.long)] = True
-    timestamps_from = getattr(generation, "no_timestamps_token_id", None)
-    if timestamps_from is not None:
-        suppressed[timestamps_from:] = True
+    special = [generation.decoder_start_token_id, *tokenizer.all_special_ids]
+    for table in ("lang_to_id", "task_to_id"):
+        special += (getattr(generation, table, None) or {}).values()
+    forbidden = [token for token in [*(generation.suppress_tokens or []), *special] if 0 <= token < size]
+    suppressed[torch.tensor(forbidden, dtype=torch.long)] = True
+    suppressed[generation.no_timestamps_token_id :] = True
     suppressed[len(tokenizer) :] = True
     suppressed[generation.eos_token_id] = False
     first = suppressed.clone()
@@ -157,46 +202,47 @@ def _suppressed_tokens(model: Any, tokenizer: Any) -> tuple[Tensor, Tensor]:
 
 def language_tokens(whisper: Whisper) -> dict[str, int]:
     """Language code -> token, e.g. `en`; empty for English-only models."""
-    table = getattr(whisper.model.generation_config, "lang_to_id", None) or {}
+    generation = whisper.model.generation_config
+    table = generation.lang_to_id if generation.is_multilingual else {}
     return {name.strip("<|>"): token for name, token in table.items()}
 
 
-def prompt_tokens(whisper: Whisper, language: str | None, task: str) -> list[int]:
-    """Start-of-transcript, language, task and no-timestamps tokens.
+def language_code(whisper: Whisper, language: str) -> str:
+    """The model's code of a language that is given as code or English name, e.g. `en` for `English`.
 
     Raises:
-        UserError: a language or task that the model does not know.
+        UserError: a language that the model does not know.
     """
-    generation = whisper.model.generation_config
-    start = [int(generation.decoder_start_token_id)]
-    end = [int(generation.no_timestamps_token_id)] if getattr(generation, "no_timestamps_token_id", None) else []
-    languages = language_tokens(whisper)
-    if not languages:
-        if task != "transcribe" or language not in (None, "en"):
-            raise UserError(
-                f"this is an English-only model; it cannot do language {language!r}, task {task!r}",
-                fix="set `language: en` and `task: transcribe`, or take a multilingual model",
-            )
-        return start + end
-    code = _language_code(language or "", languages)
-    tasks = generation.task_to_id
-    if task not in tasks:
-        raise UserError(f"the model has no task {task!r}; it has {', '.join(tasks)}")
-    return [*start, languages[code], int(tasks[task]), *end]
-
-
-def _language_code(language: str, languages: dict[str, int]) -> str:
-    if language in languages:
-        return language
     from transformers.models.whisper.tokenization_whisper import TO_LANGUAGE_CODE
 
-    code = TO_LANGUAGE_CODE.get(language.lower(), "")
-    if code not in languages:
+    codes = sorted(language_tokens(whisper)) or ["en"]
+    code = str(TO_LANGUAGE_CODE.get(language.lower(), language.lower()))
+    if code not in codes:
         raise UserError(
             f"language {language!r} is not one of the model's",
-            fix=f"set one of {', '.join(sorted(languages))}, or null",
+            fix=f"set one of {', '.join(codes)}, or null" if len(codes) > 1 else "set `en`: the model is English-only",
         )
-    return str(code)
+    return code
+
+
+def prompt_tokens(whisper: Whisper, language: str, task: str) -> list[int]:
+    """Start-of-transcript, language, task and no-timestamps tokens; English-only models know no language and task.
+
+    Args:
+        language: the model's code, e.g. `en`.
+
+    Raises:
+        UserError: an English-only model shall translate.
+    """
+    generation = whisper.model.generation_config
+    languages = language_tokens(whisper)
+    if not languages and task != "transcribe":
+        raise UserError(
+            f"this is an English-only model; it cannot do task {task!r}",
+            fix="set `task: transcribe`, or take a multilingual model",
+        )
+    spoken = [languages[language], generation.task_to_id[task]] if languages else []
+    return [generation.decoder_start_token_id, *spoken, generation.no_timestamps_token_id]
 
 
 @torch.inference_mode()
@@ -241,8 +287,7 @@ def decode(whisper: Whisper, state: DecoderState, tokens: Tensor) -> Tensor:
     windows, hypotheses, new = tokens.shape
     rows, begin, end = windows * hypotheses, state.length, state.length + new
     positions = torch.arange(begin, end, device=tokens.device)
-    hidden = decoder.embed_tokens(tokens.reshape(rows, new)) * getattr(decoder, "embed_scale", 1.0)
-    hidden = hidden + decoder.embed_positions.weight[positions]
+    hidden = decoder.embed_tokens(tokens.reshape(rows, new)) + decoder.embed_positions.weight[positions]
     for index, layer in enumerate(decoder.layers):
         attention = layer.self_attn
         normed = layer.self_attn_layer_norm(hidden)

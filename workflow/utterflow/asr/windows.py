@@ -41,9 +41,6 @@ class Scored:
     def score(self) -> float:
         return float(sum(self.logprobs))
 
-    def rank(self, length_penalty: float) -> float:
-        return float(self.score / max(len(self.logprobs), 1) ** length_penalty)
-
 
 def join_windows(lists: Sequence[Sequence[Scored]], count: int, length_penalty: float) -> list[Scored]:
     """The `count` best ways to take one hypothesis from each window's list, best first.
@@ -51,16 +48,19 @@ def join_windows(lists: Sequence[Sequence[Scored]], count: int, length_penalty: 
     Windows are joined one after another, with `count` best partial joins kept at each; with length_penalty 0 that is
     exact, since the scores add up.
     """
-    joined = sorted(lists[0], key=lambda item: -item.rank(length_penalty))[:count]
-    for following in lists[1:]:
-        pairs = [
+    joined = [Scored("", (), True)]
+    for following in lists:
+        scores = np.add.outer([left.score for left in joined], [right.score for right in following])
+        lengths = np.add.outer([len(left.logprobs) for left in joined], [len(right.logprobs) for right in following])
+        ranks = scores / np.maximum(lengths, 1) ** length_penalty
+        best = np.argsort(-ranks, axis=None, kind="stable")[:count]
+        pairs = [(joined[left], following[right]) for left, right in np.transpose(np.unravel_index(best, ranks.shape))]
+        joined = [
             Scored(
                 f"{left.text} {right.text}".strip(),
                 left.logprobs + right.logprobs,
                 left.finished and right.finished,
             )
-            for left in joined
-            for right in following
+            for left, right in pairs
         ]
-        joined = sorted(pairs, key=lambda item: -item.rank(length_penalty))[:count]
     return joined

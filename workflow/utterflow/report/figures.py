@@ -174,7 +174,7 @@ def read_throughput(path: Path) -> Throughput:
         raise UserError(
             f"this side file tells no speed: {error!r}",
             where=str(path),
-            fix="make it anew: `snakemake --forcerun gather_nbest`",
+            fix="make it anew: `snakemake --cores all --forcerun gather_nbest`",
         ) from None
     if meta.get("from_journal") or seconds <= 0:
         return Throughput(name, device, None, None)

@@ -171,14 +171,14 @@ def print_summary(table: Path) -> None:
         text = summary_text(rows)
     except FileNotFoundError:
         raise UserError(
-            "there is no summary yet", where=str(table), fix="run `snakemake report`, or give --path"
+            "there is no summary yet", where=str(table), fix="run `snakemake report --cores 1`, or give --path"
         ) from None
     except (KeyError, TypeError, ValueError, csv.Error):
         raise UserError(
             "this is not a summary table", where=str(table), fix="give the asr_summary.tsv of a finished run"
         ) from None
     if not rows:
-        raise UserError("the summary is empty", where=str(table), fix="run `snakemake report` again")
+        raise UserError("the summary is empty", where=str(table), fix="run `snakemake report --cores 1` again")
     print(text)
 
 
