@@ -45,10 +45,10 @@ dry-run: $(READY)  ## show what would run
 	$(BIN)/snakemake --dry-run --cores $(CORES)
 
 test: $(READY)  ## run the tests (set REQUIRE_SLURM=1 to insist on the Slurm ones)
-	$(BIN)/python -m pytest -n 2 --dist loadgroup -m "not slow" tests
+	$(BIN)/python -m pytest -n 2 --dist loadfile -m "not slow" tests
 
 test-slow: $(READY)  ## run the slow tests too
-	$(BIN)/python -m pytest -n 2 --dist loadgroup tests
+	$(BIN)/python -m pytest -n 2 --dist loadfile tests
 
 lint: $(READY)  ## ruff, snakefmt, snakemake --lint, mypy, generated docs
 	$(BIN)/ruff check .

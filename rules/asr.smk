@@ -53,6 +53,7 @@ rule gather_nbest:
         "results/benchmarks/gather_nbest/{corpus}/{asr}.tsv"
     conda:
         "../envs/main.yaml"
+    threads: 1
     resources:
         mem_mb=grown(1000),
         runtime=grown(30),

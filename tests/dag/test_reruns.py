@@ -11,8 +11,6 @@ import workspace
 
 from utterflow.config.reference import all_keys
 
-pytestmark = pytest.mark.xdist_group("workspace")
-
 CORPORA = ("spoken", "ocean", "tree", "table")
 SCORED = {"score_asr", "summarize_asr", "plot_asr", "all"}
 GATHERED = {"gather_nbest", *SCORED}

@@ -10,8 +10,6 @@ from pathlib import Path
 import pytest
 import workspace
 
-pytestmark = pytest.mark.xdist_group("workspace")
-
 CONFIGS = [
     "config/config.yaml",
     *sorted(

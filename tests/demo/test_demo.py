@@ -16,8 +16,6 @@ import yaml
 
 from utterflow.files import read_jsonl
 
-pytestmark = pytest.mark.xdist_group("demo")
-
 
 @pytest.fixture(scope="module")
 def demo(tmp_path_factory) -> Path:

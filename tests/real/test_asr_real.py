@@ -21,7 +21,6 @@ DATA = Path(__file__).resolve().parents[3] / "shared/data"
 
 pytestmark = [
     pytest.mark.skipif(not DATA.is_dir(), reason=f"no real recordings at {DATA}"),
-    pytest.mark.xdist_group("real"),
 ]
 
 

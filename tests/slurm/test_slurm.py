@@ -16,7 +16,7 @@ import workspace
 
 from .cluster import Cluster
 
-pytestmark = [pytest.mark.slurm, pytest.mark.xdist_group("slurm")]
+pytestmark = pytest.mark.slurm
 
 QUICK_SNAKEMAKE = Path(__file__).with_name("quick_snakemake.py")
 TIME_LIMIT = 300
@@ -73,13 +73,16 @@ def options_of(call: list[str]) -> dict[str, str]:
 
 
 def snakemake_on(cluster: Cluster, folder: Path, *arguments: str) -> Run:
-    """Run Snakemake with the shipped profile; what it submitted is cancelled when it takes too long."""
+    """Run Snakemake with the shipped profile; what it submitted is cancelled when it takes too long.
+
+    The library is the copy's own: an edit in the repository meanwhile must not make jobs run again.
+    """
     before = len(cluster.calls("sbatch"))
     command = [sys.executable, str(QUICK_SNAKEMAKE), *arguments, "--profile", "profiles/slurm", *QUICKER]
     process = subprocess.Popen(
         command,
         cwd=folder,
-        env=cluster.environment(),
+        env={**cluster.environment(), "PYTHONPATH": str(folder / "workflow")},
         text=True,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,

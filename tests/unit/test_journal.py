@@ -69,7 +69,7 @@ def test_a_torn_last_line_is_not_there(tmp_path: Path, kept: int) -> None:
 def test_a_line_that_is_no_batch_is_passed_over(tmp_path: Path) -> None:
     path = add(tmp_path, {"a": 1})
     with path.open("a") as handle:
-        handle.write('{"rows": \n{"other": 1}\n[]\n{"rows": {"b": 2}}\n')
+        handle.write('{"rows": \n{"other": 1}\n[]\n{"rows": 3}\n{"rows": {"b": 2}}\n')
     assert journal(tmp_path).load(["a", "b"]) == {"a": 1, "b": 2}
 
 

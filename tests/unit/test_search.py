@@ -8,6 +8,7 @@ import torch
 from slow_search import group_beam_search, sample_one
 from transformers import GenerationConfig, GenerationMixin
 
+from utterflow.asr import search
 from utterflow.asr.search import SearchOptions, beam_search, repeated_ngrams, sample
 from utterflow.asr.whisper import encode, features, prompt_tokens
 
@@ -147,6 +148,38 @@ def test_batch_of_one_equals_batch_of_many(tiny_whisper, log_mel, prompt, groups
         alone = run_beams(tiny_whisper, log_mel[index : index + 1], prompt, **options)[0]
         assert [item.tokens for item in alone[:5]] == [item.tokens for item in many[:5]]
         assert [item.score for item in alone[:5]] == pytest.approx([item.score for item in many[:5]], abs=1e-4)
+
+
+@pytest.mark.parametrize("method", ["beam", "group_beam", "samples"])
+def test_retiring_finished_rows_changes_nothing(tiny_whisper, log_mel, prompt, monkeypatch, method):
+    kept = []
+    true = search.keep
+    monkeypatch.setattr(
+        search, "keep", lambda state, *rows: kept.append([len(part) for part in rows]) or true(state, *rows)
+    )
+    cross = encode(tiny_whisper, log_mel)
+    options = SearchOptions(
+        max_new_tokens=40, num_beams=4, num_beam_groups=4 if method == "group_beam" else 1, diversity_penalty=0.5
+    )
+
+    def run(share: float):
+        kept.clear()
+        monkeypatch.setattr(search, "RETIRE_SHARE", share)
+        if method == "samples":
+            found = sample(tiny_whisper, cross, [prompt] * 5, range(5), 6, options)
+        else:
+            found = beam_search(tiny_whisper, cross, [prompt] * 5, options)
+        items = [item for one in found for item in one]
+        return [(item.tokens, item.finished) for item in items], [item.score for item in items]
+
+    expected, scores = run(-1.0)
+    assert not kept
+    for share in (0.75, 1.0):
+        hypotheses, own_scores = run(share)
+        assert hypotheses == expected
+        assert own_scores == pytest.approx(scores, abs=1e-4)
+        assert kept
+    assert len({windows for windows, _ in kept}) > 2, "windows retire one after another"
 
 
 def test_samples_do_not_depend_on_the_batch(tiny_whisper, log_mel, prompt):

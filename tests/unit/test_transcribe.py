@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -13,7 +14,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 import soundfile
+import torch
+from safetensors.torch import load_file, save_file
 
+from utterflow.asr import gather
 from utterflow.asr import transcribe as stage
 from utterflow.asr.gather import gather_nbest
 from utterflow.asr.recognise import choose_method
@@ -203,6 +207,89 @@ def test_batches_do_not_depend_on_what_is_done(manifest):
     assert [len(batch) for batch in batches] == [4, 4, 2]
     seconds = [row.seconds for batch in batches for row in batch]
     assert seconds == sorted(seconds, reverse=True)
+
+
+@pytest.mark.parametrize("shards", [1, 2])
+def test_empty_lines_and_other_line_ends_do_not_matter(tiny_whisper_folder, manifest, tmp_path, shards):
+    edited = tmp_path / "manifest.jsonl"
+    edited.write_bytes(b"\n" + manifest.read_bytes().replace(b"\n", b"\r\n\r\n", 3) + b"\n")
+    cfg = variant(tiny_whisper_folder, max_new_tokens=3)
+    assert_same_lists(run(manifest, tmp_path / "one", cfg), run(edited, tmp_path / "other", cfg, shards=shards))
+
+
+def test_a_manifest_that_is_not_utf8_is_a_plain_error(tiny_whisper_folder, manifest, tmp_path):
+    edited = tmp_path / "manifest.jsonl"
+    edited.write_bytes(manifest.read_bytes().replace(b'"a b"', b'"\xe9"'))
+    with pytest.raises(UserError, match=r"not UTF-8[\s\S]*manifest\.jsonl"):
+        run(edited, tmp_path, variant(tiny_whisper_folder))
+
+
+@pytest.mark.parametrize("rows", [0, 2])
+def test_shards_without_rows(tiny_whisper_folder, manifest, tmp_path, rows):
+    few = tmp_path / "manifest.jsonl"
+    write_jsonl(few, [row for _, row in read_jsonl(manifest)][:rows])
+    nbest = run(few, tmp_path, variant(tiny_whisper_folder, max_new_tokens=3), shards=3)
+    assert list(lists(nbest)) == [f"row{index}" for index in range(rows)]
+    meta = json.loads((tmp_path / "nbest.meta.json").read_text())
+    assert meta["rows"] == {"in": rows, "out": rows, "rejected": 0}
+
+
+def test_rows_of_one_id_are_neither_lost_nor_doubled(tiny_whisper_folder, manifest, tmp_path):
+    rows = [row for _, row in read_jsonl(manifest)][:3]
+    bad = {**rows[0], "audio": str(tmp_path / "gone.wav"), "audio_sha256": "0" * 64}
+    write_jsonl(tmp_path / "manifest.jsonl", [*rows, rows[1], bad, bad])
+    cfg = variant(tiny_whisper_folder, max_new_tokens=3, max_rejected=1)
+    for resumed in range(2):
+        nbest = run(tmp_path / "manifest.jsonl", tmp_path, cfg)
+        assert [row["id"] for _, row in read_jsonl(nbest)] == ["row0", "row1", "row2", "row1"]
+        assert [row["id"] for _, row in read_jsonl(tmp_path / "nbest.rejected.jsonl")] == ["row0", "row0"]
+        part = json.loads((tmp_path / "0-of-1.meta.json").read_text())
+        assert part["rows"] == {"in": 6, "out": 4, "rejected": 2, "from_journal": 4 * resumed}
+
+
+@pytest.mark.parametrize(
+    "keys",
+    [{"diversity_method": "beam"}, {"diversity_method": "sampling_pool", "sampling_pool": 8}],
+    ids=["beam", "pool"],
+)
+def test_scores_that_are_not_numbers_reject_the_row(tiny_whisper_folder, manifest, tmp_path, keys):
+    model = tmp_path / "model"
+    shutil.copytree(tiny_whisper_folder, model)
+    tensors = load_file(model / "model.safetensors")
+    tensors["model.decoder.layer_norm.weight"][0] = float("nan")
+    save_file(tensors, model / "model.safetensors", metadata={"format": "pt"})
+    run(manifest, tmp_path, variant(model, max_rejected=1, **keys))
+    rejected = [row for _, row in read_jsonl(tmp_path / "nbest.rejected.jsonl")]
+    assert len(rejected) == len(SECONDS) and all("not numbers" in row["reason"] for row in rejected)
+    journals = list(tmp_path.glob("state/*/*/*.jsonl"))
+    assert all(not batch["rows"] for path in journals for _, batch in read_jsonl(path))
+
+
+def test_too_little_gpu_memory_is_a_plain_error(tiny_whisper_folder, manifest, tmp_path, monkeypatch):
+    def full(*_):
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB")
+
+    monkeypatch.setattr(stage, "recognise", full)
+    with pytest.raises(UserError, match=r"2 GiB[\s\S]*batch_size"):
+        run(manifest, tmp_path, variant(tiny_whisper_folder))
+
+
+def test_the_language_is_written_as_its_code(tiny_whisper_folder, manifest, tmp_path):
+    cfg = variant(tiny_whisper_folder, max_new_tokens=3, language="German")
+    assert {row.asr_language for row in read_records(run(manifest, tmp_path, cfg), NbestRow)} == {"de"}
+
+
+@pytest.mark.parametrize("memory", [1, 2500])
+def test_gathering_needs_little_memory(tiny_whisper_folder, manifest, tmp_path, monkeypatch, memory):
+    cfg = variant(tiny_whisper_folder, max_new_tokens=3)
+    whole = run(manifest, tmp_path / "whole", cfg, shards=2).read_bytes()
+    held = []
+    true = gather.ShardReader.take
+    monkeypatch.setattr(gather.ShardReader, "take", lambda self: held.append(len(self._buffer)) or true(self))
+    monkeypatch.setattr(gather, "BYTES_IN_MEMORY", memory)
+    assert run(manifest, tmp_path / "small", cfg, shards=2).read_bytes() == whole
+    longest = max(map(len, whole.splitlines(keepends=True)))
+    assert 0 < max(held) <= memory // 2 // (longest // 2) + 1 < len(SECONDS) // 2
 
 
 def test_missing_models_are_clear(manifest, tmp_path):

@@ -122,6 +122,8 @@ def search(
 
 def _choose(whisper: Whisper, candidates: Sequence[Candidate], cfg: AsrVariant) -> list[Scored]:
     candidates = [candidate for candidate in candidates if math.isfinite(candidate.score)]
+    if not candidates:
+        return []
     texts = whisper.processor.tokenizer.batch_decode([c.tokens for c in candidates], skip_special_tokens=True)
     scored = [
         Scored(text.strip(), candidate.logprobs, candidate.finished)

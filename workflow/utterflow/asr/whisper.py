@@ -105,11 +105,9 @@ def load_whisper(folder: Path, device: torch.device, dtype: torch.dtype) -> Whis
     from transformers.utils import logging as transformers_logging
 
     transformers_logging.disable_progress_bar()  # type: ignore[no-untyped-call]
-    model: Any
-    loading: dict[str, Any]
     try:
         processor = WhisperProcessor.from_pretrained(folder, local_files_only=True)
-        model, loading = WhisperForConditionalGeneration.from_pretrained(
+        loaded: Any = WhisperForConditionalGeneration.from_pretrained(
             folder,
             dtype=dtype,
             use_safetensors=True,
@@ -119,6 +117,7 @@ def load_whisper(folder: Path, device: torch.device, dtype: torch.dtype) -> Whis
         )
     except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
         raise UserError(f"cannot load the Whisper checkpoint: {error}", where=str(folder)) from None
+    model, loading = loaded
     if missing := sorted(loading["missing_keys"]):
         raise UserError(
             f"the checkpoint lacks {len(missing)} of the model's weights, e.g. {missing[0]}",
