@@ -39,7 +39,8 @@ demo: $(READY)  ## run the embedded demo; prints a table and where the report is
 	@echo "report: $(abspath results/report/report.html)"
 
 report: $(READY)  ## write results/report/report.html from finished results
-	@$(BIN)/snakemake all --cores 1 --report results/report/report.html --quiet all
+	@[ -f results/report/asr_summary.tsv ] || { echo "error: no results yet to report; run make demo or snakemake first" >&2; exit 1; }
+	@said=$$($(BIN)/snakemake all --cores 1 --report results/report/report.html --quiet rules 2>&1) || { echo "$$said" >&2; exit 1; }
 
 dry-run: $(READY)  ## show what would run
 	$(BIN)/snakemake --dry-run --cores $(CORES)

@@ -7,7 +7,7 @@ from snakemake.exceptions import WorkflowError
 from utterflow.asr.models import model_inputs
 from utterflow.codedigest import code_digest
 from utterflow.config.base import NAME_PATTERN
-from utterflow.config.load import load_config
+from utterflow.config.load import check_config_files, load_config
 from utterflow.errors import UserError
 
 SCRIPTS = Path(workflow.basedir) / "workflow" / "scripts"
@@ -15,6 +15,7 @@ SCRIPTS = Path(workflow.basedir) / "workflow" / "scripts"
 PLACEMENT = {"gpus", "threads", "mem_mb", "runtime", "shards"}
 
 try:
+    check_config_files([Path(path) for path in workflow.configfiles], config)
     CONFIG = load_config(config)
 except UserError as error:
     raise WorkflowError(f"the configuration cannot be used\n{error}") from None

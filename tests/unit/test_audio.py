@@ -11,6 +11,7 @@ import pytest
 import soundfile
 
 from utterflow.audio import AudioError, Signal, add_noise, load_audio, load_row_audio
+from utterflow.files import file_sha256
 from utterflow.records import ManifestRow, Noise
 
 SECONDS = 1.5
@@ -235,13 +236,22 @@ def test_row_audio_checks_the_file_and_adds_its_noise(tmp_path: Path) -> None:
     soundfile.write(path, tone(16_000), 16_000)
     noise = Noise(snr_db=5, color=0, seed=2)
     row = ManifestRow(
-        id="a", audio=str(path), audio_sha256="", audio_bytes=path.stat().st_size, seconds=SECONDS, text=None
+        id="a",
+        audio=str(path),
+        audio_sha256=file_sha256(path),
+        audio_bytes=path.stat().st_size,
+        seconds=SECONDS,
+        text=None,
     )
     assert np.array_equal(load_row_audio(row), load_audio(path))
     noisy = load_row_audio(row.model_copy(update={"noise": noise}))
     assert np.array_equal(noisy, add_noise(load_audio(path), noise))
+    soundfile.write(path, tone(16_000) / 2, 16_000)
+    assert path.stat().st_size == row.audio_bytes
+    with pytest.raises(AudioError, match=r"changed since prepare_corpus: .* another checksum"):
+        load_row_audio(row)
     soundfile.write(path, tone(16_000, seconds=1), 16_000)
-    with pytest.raises(AudioError, match="changed since prepare_corpus"):
+    with pytest.raises(AudioError, match=r"changed since prepare_corpus: .* had .* bytes"):
         load_row_audio(row)
     path.unlink()
     with pytest.raises(AudioError, match="missing"):

@@ -187,3 +187,15 @@ def test_the_digest_does_not_depend_on_where_the_script_lies(tmp_path):
         script.write_text("from utterflow.files import write_json\nfrom utterflow.errors import UserError\n")
         digests.add(codedigest.code_digest(script))
     assert len(digests) == 1
+
+
+def test_descriptions_of_config_keys_do_not_count(tmp_path):
+    digests = []
+    for number, (default, words) in enumerate([(1, "one"), (1, "other"), (2, "one")]):
+        script = tmp_path / str(number) / "rule.py"
+        script.parent.mkdir()
+        script.write_text(
+            f'from x import key, required\na = key({default}, "{words}", "{words}", ge=0)\nb = required("{words}", "r")\n'
+        )
+        digests.append(codedigest.code_digest(script))
+    assert digests[0] == digests[1] != digests[2]

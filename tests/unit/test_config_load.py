@@ -86,7 +86,7 @@ def test_a_good_configuration_loads() -> None:
         pytest.param(
             changed("corpora/dev/annotations", "x.jsonl"),
             "corpora.dev.annotations = x.jsonl",
-            "is known as corpora.*.annotations",
+            "only with `adapter: slurp`; with `manifest` there are: adapter, shards,",
             None,
             id="key of another adapter",
         ),

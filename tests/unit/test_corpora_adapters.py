@@ -310,9 +310,9 @@ def test_manifest_numbers_are_names_too(tmp_path: Path) -> None:
 
 def test_manifest_tells_what_to_write(tmp_path: Path) -> None:
     table = write_lines(tmp_path / "m.csv", ["name,path,sentence", "a,a.wav,x"])
-    with pytest.raises(UserError, match=r"columns\.id.*\n.*line 1\n.*name, path, sentence.*null"):
+    with pytest.raises(UserError, match=r"columns\.id.*\n.*line 1\n.*'name', 'path', 'sentence'.*null"):
         read(manifest(table))
-    with pytest.raises(UserError, match="empty"):
+    with pytest.raises(UserError, match="no header"):
         read(manifest(write_lines(tmp_path / "e.csv", [])))
     with pytest.raises(UserError, match=r"name it \.jsonl"):
         read(manifest(write_lines(tmp_path / "m.xlsx", ["x"])))

@@ -159,7 +159,12 @@ def test_retiring_finished_rows_changes_nothing(tiny_whisper, log_mel, prompt, m
     )
     cross = encode(tiny_whisper, log_mel)
     options = SearchOptions(
-        max_new_tokens=40, num_beams=4, num_beam_groups=4 if method == "group_beam" else 1, diversity_penalty=0.5
+        max_new_tokens=40,
+        num_beams=2,
+        num_beam_groups=2 if method == "group_beam" else 1,
+        diversity_penalty=0.5,
+        length_penalty=0.0,
+        no_repeat_ngram_size=2,
     )
 
     def run(share: float):

@@ -12,6 +12,7 @@ import numpy as np
 import soxr
 from numpy.typing import NDArray
 
+from utterflow.files import file_sha256
 from utterflow.records import ManifestRow, Noise
 
 SAMPLE_RATE = 16_000
@@ -94,12 +95,14 @@ def load_row_audio(row: ManifestRow, sample_rate: int = SAMPLE_RATE) -> Signal:
     """The recording of a manifest row, with the row's noise: mono float32 of shape [samples].
 
     Raises:
-        AudioError: as `load_audio`, and `changed since prepare_corpus` where the file's size is another.
+        AudioError: as `load_audio`, and `changed since prepare_corpus` where the file's bytes are others.
     """
     with contextlib.suppress(OSError):
         size = Path(row.audio).stat().st_size
         if size != row.audio_bytes:
             raise AudioError("changed since prepare_corpus", f"{row.audio} had {row.audio_bytes} bytes, has {size}")
+        if file_sha256(Path(row.audio)) != row.audio_sha256:
+            raise AudioError("changed since prepare_corpus", f"{row.audio} has another checksum")
     signal = load_audio(row.audio, sample_rate)
     return add_noise(signal, row.noise) if row.noise else signal
 

@@ -87,11 +87,13 @@ def read_json(path: Path) -> Any:
         UserError: the file is missing or is not JSON.
     """
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
+        return json.loads(path.read_text(encoding="utf-8-sig"))
     except FileNotFoundError:
         raise UserError("file not found", where=str(path)) from None
     except (json.JSONDecodeError, UnicodeDecodeError) as error:
         raise UserError(f"not valid JSON: {error}", where=str(path)) from None
+    except RecursionError:
+        raise UserError("not valid JSON: nested too deep", where=str(path)) from None
 
 
 def text_lines(path: Path) -> Iterator[tuple[int, str]]:
@@ -101,7 +103,7 @@ def text_lines(path: Path) -> Iterator[tuple[int, str]]:
         UserError: the file is missing, or is not UTF-8 text.
     """
     try:
-        handle = path.open(encoding="utf-8")
+        handle = path.open(encoding="utf-8-sig")
     except FileNotFoundError:
         raise UserError("file not found", where=str(path)) from None
     with handle:
@@ -145,6 +147,8 @@ def parse_object(line: str, path: Path, number: int) -> dict[str, Any]:
         ) from None
     except ValueError as error:
         raise UserError(f"not valid JSON: {error}", where=f"{path}, line {number}", fix="write null") from None
+    except RecursionError:
+        raise UserError("not valid JSON: nested too deep", where=f"{path}, line {number}") from None
     if not isinstance(value, dict):
         raise UserError(
             f"expected a JSON object, found {type(value).__name__}",

@@ -247,7 +247,9 @@ def prompt_tokens(whisper: Whisper, language: str, task: str) -> list[int]:
 @torch.inference_mode()
 def features(whisper: Whisper, windows: list[NDArray[Any]]) -> Tensor:
     """Log-mel features [B, mels, frames] of windows of samples at the model's rate, padded to its window."""
-    batch = whisper.processor.feature_extractor(windows, sampling_rate=whisper.sample_rate, return_tensors="pt")
+    batch = whisper.processor.feature_extractor(
+        windows, sampling_rate=whisper.sample_rate, return_tensors="pt", device=whisper.device.type
+    )
     return batch.input_features.to(whisper.device, whisper.dtype)  # type: ignore[no-any-return]
 
 

@@ -20,6 +20,7 @@ class AsrVariant(Section):
     model: str = required(
         "a folder with a Whisper checkpoint (`./...`, `/...` or with two slashes or more), or a hub name `org/model`",
         TRANSCRIBE,
+        min_length=1,
         examples=["openai/whisper-large-v3-turbo"],
     )
     revision: str | None = key(None, "commit of the hub model; required for a hub name", TRANSCRIBE)
@@ -27,7 +28,11 @@ class AsrVariant(Section):
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = key(
         "auto", "`auto`: float32 on the CPU, bfloat16 on a GPU", TRANSCRIBE
     )
-    language: str | None = key("en", "language of the speech, as Whisper spells it; null: detected per row", TRANSCRIBE)
+    language: str | None = key(
+        "en",
+        "language of the speech, as Whisper spells it; null: detected per window; the row names the first's",
+        TRANSCRIBE,
+    )
     task: Literal["transcribe", "translate"] = key("transcribe", "`translate` gives English text", TRANSCRIBE)
     diversity_method: Literal["group_beam", "beam", "sampling_pool"] = key(
         "group_beam",

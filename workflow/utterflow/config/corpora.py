@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, Literal, Self
 
 from pydantic import Field, model_validator
 
@@ -56,6 +56,12 @@ class Corpus(Section):
     noise: NoiseConfig | None = Field(default=None, description="add noise to clean recordings")
     max_rejected: MaxRejected = key(0.01, "the stage fails when a larger share of rows is rejected", PREPARE)
     threads: int = key(2, "processes that decode audio in `prepare_corpus`", "none", ge=1)
+
+    @model_validator(mode="after")
+    def _some_length_is_left(self) -> Self:
+        if self.max_seconds is not None and self.max_seconds < self.min_seconds:
+            raise ValueError(f"max_seconds {self.max_seconds:g} is below min_seconds {self.min_seconds:g}")
+        return self
 
 
 class SlurpCorpus(Corpus):

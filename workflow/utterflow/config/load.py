@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import json
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -86,10 +87,15 @@ def load_config(raw: Mapping[str, Any], source: str | None = None) -> Config:
     """
     if not isinstance(raw, Mapping):
         raise UserError(f"the configuration must be keys with values, not {_short(raw)}", where=source)
+    truths = list(_truths_for_numbers(raw, key_tree()))
+    errors: list[ErrorDetails] = []
     try:
-        return Config.model_validate(dict(raw))
+        config = Config.model_validate(dict(raw))
+        if not truths:
+            return config
     except ValidationError as error:
-        problems = [_problem(item, raw) for item in error.errors(include_url=False) if not _is_said_elsewhere(item)]
+        errors = error.errors(include_url=False)
+    problems = [_problem(item, raw) for item in [*truths, *errors] if not _is_said_elsewhere(item)]
     problems += [_reference_problem(fault) for fault in reference_faults(raw) if _is_name_or_path(fault)]
     count = "1 problem" if len(problems) == 1 else f"{len(problems)} problems"
     listed = "\n\n".join(problem.text() for problem in problems)
@@ -116,6 +122,27 @@ def effective_raw(paths: Sequence[Path], base: Path = BASE_FILE) -> dict[str, An
     for config in given:
         update_config(merged, config)
     return merged
+
+
+def check_config_files(paths: Sequence[Path], raw: Mapping[str, Any], base: Path = BASE_FILE) -> None:
+    """Look for what Snakemake takes silently when it reads config files itself.
+
+    Args:
+        paths: the files; what is no file on disk (a pipe) can be read only once, and is passed over.
+        raw: what Snakemake made of them.
+
+    Raises:
+        UserError: a key twice in one section, or files that should lie over `base`, which is not here.
+    """
+    for path in dict.fromkeys(paths):
+        if path.suffix != ".json" and path.is_file():
+            read_config_file(path)
+    if "name" not in raw and not base.is_file():
+        raise UserError(
+            f"a config file without a top-level `name` lies over {base}, and there is none in {Path.cwd()}",
+            where=", ".join(map(str, paths)) or None,
+            fix="run snakemake in the folder of the Snakefile, or write a configuration of its own, with a `name`",
+        )
 
 
 def read_config_file(path: Path) -> dict[str, Any]:
@@ -157,7 +184,16 @@ def _constructed(loader: yaml.SafeLoader, node: yaml.Node, path: Path) -> Any:
             where=f"{path}, line {repeated[0][2]}",
             fix="keep one of the two: YAML silently takes the last",
         )
-    return loader.construct_document(node)
+    value = loader.construct_document(node)
+    try:
+        json.dumps(value, skipkeys=True, default=str)
+    except (ValueError, RecursionError):
+        raise UserError(
+            "a section holds itself, or sections are nested without end",
+            where=str(path),
+            fix="an alias (*name) must not stand inside of what its anchor (&name) marks",
+        ) from None
+    return value
 
 
 def _repeated_keys(node: yaml.Node, seen: set[int]) -> Iterator[tuple[str, int, int]]:
@@ -192,6 +228,17 @@ def _yaml_error(error: yaml.YAMLError, path: Path) -> UserError:
         )
     where = f"{path}, line {mark.line + 1}, column {mark.column + 1}" if mark else str(path)
     return UserError(f"not valid YAML: {what}", where=where, fix=fix)
+
+
+def _truths_for_numbers(value: Any, info: KeyInfo, path: tuple[str | int, ...] = ()) -> Iterator[ErrorDetails]:
+    """Places where a number should stand and `true` or `false` does: `limit: yes` must not mean 1."""
+    kind = re.match("(whole )?number", info.type)
+    if isinstance(value, bool) and info.kind == "key" and kind:
+        yield {"type": "int_type" if kind[1] else "float_type", "loc": path, "msg": "", "input": value}
+    elif isinstance(value, Mapping):
+        for name, item in value.items():
+            if isinstance(name, str) and (child := info.child(name)):
+                yield from _truths_for_numbers(item, child, (*path, name))
 
 
 def _is_said_elsewhere(error: ErrorDetails) -> bool:
@@ -242,12 +289,18 @@ def _problem(error: ErrorDetails, raw: Mapping[str, Any]) -> Problem:
     if kind in SECTION_ERRORS:
         return _not_a_section(place, value, raw)
     if kind in LIST_ERRORS:
-        listed = _example(place, raw) if value is None or isinstance(value, Mapping) else [value]
+        listed = _example(place, raw) if value is None or isinstance(value, Mapping) else _as_list(value, place.info)
         return Problem(place.path, "must be a list", value, yaml=_snippet(place.path, listed))
     if kind == "value_error":
         shown = NOTHING if isinstance(value, Mapping) else value
         return Problem(place.path, str(error["ctx"]["error"]), shown)
     return _bad_value(place, error, raw)
+
+
+def _as_list(value: Any, info: KeyInfo | None) -> list[Any]:
+    """A lone value as the list that the key wants: one number for both ends of a range."""
+    fixed = re.match(r"list of (\d+)", info.type if info else "")
+    return [value] * (int(fixed[1]) if fixed else 1)
 
 
 def _unknown_key(place: _Place, value: Any) -> Problem:
@@ -256,6 +309,11 @@ def _unknown_key(place: _Place, value: Any) -> Problem:
     if near := nearest(name, known):
         line = _snippet((*place.path[:-1], near), value)
         return Problem(place.path, f"unknown key; did you mean `{near}`?", value, yaml=line)
+    others = sorted({str(child.variant) for child in place.parent.children if child.name == name and child.variant})
+    if others:
+        tag = place.parent.children[0].name
+        hint = f"only with `{tag}: {' or '.join(others)}`; with `{place.variant}` there are: {', '.join(known)}"
+        return Problem(place.path, f"no key of `{tag}: {place.variant}`", value, (hint,))
     elsewhere = list(dict.fromkeys(info.path for info in all_keys() if info.name == name))
     hint = f"`{name}` is known as {' and '.join(elsewhere)}" if elsewhere else f"known here: {', '.join(known)}"
     return Problem(place.path, "unknown key", value, (hint,))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -37,7 +38,7 @@ class Config(Section):
     corpora: dict[Name, AnyCorpus] = Field(description="corpora, by name")
     asr: dict[Name, AsrVariant] = Field(default_factory=dict, description="ASR variants, by name")
     scoring: dict[Name, Scoring] = Field(default_factory=dict, description="scorings, by name")
-    runs: tuple[Run, ...] = Field(description="what the target `all` computes")
+    runs: tuple[Run, ...] = Field(min_length=1, description="what the target `all` computes")
 
     @model_validator(mode="after")
     def _references(self) -> Config:
@@ -73,7 +74,17 @@ def reference_faults(raw: Mapping[str, Any]) -> list[ReferenceFault]:
             ]
     downloads = raw.get("downloads")
     for path in downloads if isinstance(downloads, Mapping) else ():
-        if not str(path).startswith("data/") or ".." in str(path).split("/"):
-            meant = f"data/{str(path).rpartition('/')[2]}"
-            faults.append(ReferenceFault("downloads", str(path), "downloads are stored below data/", (meant,)))
+        if not _is_below_data(str(path)):
+            meant = re.sub(r"[{}\s]", "", str(path).rstrip("/.").rpartition("/")[2]) or "file"
+            what = "downloads are stored below data/, under a path without empty parts, `..` or braces"
+            faults.append(ReferenceFault("downloads", str(path), what, (f"data/{meant}",)))
     return faults
+
+
+def _is_below_data(path: str) -> bool:
+    first, *parts = path.split("/")
+    return (
+        first == "data"
+        and bool(parts)
+        and all(part not in ("", ".", "..") and not set(part) & {*"{}\n"} for part in parts)
+    )

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Annotated, Literal
 
-from pydantic import Field, PositiveInt
+from pydantic import Field
 
 from utterflow.config.base import MaxRejected, Section, key
 
 SCORE = "score_asr"
 
+ListLength = Annotated[int, Field(ge=1, le=1000)]
 Normalizer = Literal["whisper_english", "basic", "brain2text", "none"]
 
 
@@ -31,7 +32,7 @@ class Scoring(Section):
         "space), `brain2text` (the benchmark's), or `none`",
         SCORE,
     )
-    oracle_at: tuple[PositiveInt, ...] = key((1, 2, 5), "list lengths n of the oracle WER@n", SCORE, min_length=1)
+    oracle_at: tuple[ListLength, ...] = key((1, 2, 5), "list lengths n of the oracle WER@n", SCORE, min_length=1)
     mbr_weights: Literal["posterior", "uniform"] = key(
         "posterior",
         "votes of the minimum-Bayes-risk choice: `posterior` (softmax of the hypotheses' scores) or all alike",

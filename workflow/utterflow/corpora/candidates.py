@@ -32,7 +32,8 @@ Entry = Candidate | RejectedRow
 
 
 def reject(id: str, reason: str, where: str) -> RejectedRow:
-    """An entry of the annotations that is no utterance."""
+    """An entry of the annotations that is no utterance; what UTF-8 cannot hold is written as `?`."""
+    id, reason, where = (text.encode(errors="replace").decode() for text in (id, reason, where))
     return RejectedRow(id=id, stage=STAGE, reason=reason, where=where)
 
 

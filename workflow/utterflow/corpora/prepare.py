@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from pydantic import TypeAdapter
+from pydantic import TypeAdapter, ValidationError
 
 from utterflow.audio import SAMPLE_RATE, AudioError, load_audio
 from utterflow.config.corpora import AnyCorpus, Corpus, NoiseConfig
@@ -223,18 +223,29 @@ def finish(candidate: Candidate, probe: Probe, cfg: Corpus) -> ManifestRow | Rej
         problem = f"too long: {candidate.audio} lasts {probe.seconds:.3f} s, max_seconds is {cfg.max_seconds:g}"
     if problem is not None:
         return reject(candidate.id, problem, candidate.where)
-    return ManifestRow(
-        id=candidate.id,
-        audio=candidate.audio,
-        audio_sha256=probe.sha256,
-        audio_bytes=probe.bytes,
-        seconds=round(probe.seconds, 6),
-        text=candidate.text,
-        speaker=candidate.speaker,
-        group=candidate.group,
-        noise=draw_noise(cfg.noise, candidate.id) if cfg.noise else None,
-        **candidate.extra,
-    )
+    try:
+        return ManifestRow(
+            id=candidate.id,
+            audio=candidate.audio,
+            audio_sha256=probe.sha256,
+            audio_bytes=probe.bytes,
+            seconds=round(probe.seconds, 6),
+            text=candidate.text,
+            speaker=candidate.speaker,
+            group=candidate.group,
+            noise=draw_noise(cfg.noise, candidate.id) if cfg.noise else None,
+            **candidate.extra,
+        )
+    except ValueError as error:
+        return reject(candidate.id, f"unreadable: {_first_fault(error)}", candidate.where)
+
+
+def _first_fault(error: ValueError) -> str:
+    """A row that does not fit its record: which field, and why; half a surrogate has no UTF-8 form."""
+    if isinstance(error, ValidationError):
+        first = error.errors(include_url=False)[0]
+        return f"field {'.'.join(map(str, first['loc']))}: {first['msg']}"
+    return str(error)
 
 
 def draw_noise(cfg: NoiseConfig, id: str) -> Noise:
@@ -253,8 +264,7 @@ def written(row: ManifestRow | RejectedRow, entry: Entry) -> tuple[ManifestRow |
         line = json_line(row.row())
         line.encode()
     except ValueError as error:
-        where = (entry.where or "").encode(errors="replace").decode()
-        row = reject(entry.id.encode(errors="replace").decode(), f"unreadable: {error}", where)
+        row = reject(entry.id, f"unreadable: {error}", entry.where or "")
         line = json_line(row.row())
     return row, line
 

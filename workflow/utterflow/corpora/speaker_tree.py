@@ -27,8 +27,8 @@ SHAPE = 'its shape is {"Etiology": "...", "Files": [{"Filename": "a.wav", "Promp
 
 def speaker_tree_files(cfg: SpeakerTreeCorpus) -> list[str]:
     split = Path(cfg.root, cfg.split)
-    folders = sorted(path for path in split.iterdir() if path.is_dir()) if split.is_dir() else []
-    return [str(path / f"{path.name}.json") for path in folders]
+    folders = sorted(split.iterdir()) if split.is_dir() else []
+    return [str(path / f"{path.name}.json") for path in folders if path.is_dir() and not path.name.startswith(".")]
 
 
 def read_speaker_tree(cfg: SpeakerTreeCorpus) -> Iterator[Entry]:

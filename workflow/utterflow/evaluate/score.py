@@ -201,7 +201,7 @@ def write_table(path: Path, metrics: AsrMetrics) -> None:
     with atomic_writer(path) as handle:
         writer = csv.writer(handle, delimiter="\t", lineterminator="\n")
         writer.writerow(TABLE_COLUMNS)
-        for group, part in {ALL: metrics.total, **metrics.groups}.items():
+        for group, part in [(ALL, metrics.total), *metrics.groups.items()]:
             for metric, item in _flat(part):
                 cells = [_cell(value) for value in (item.value, item.low, item.high)]
                 writer.writerow([metrics.corpus, metrics.asr, metrics.scoring, group, metric, *cells, part.utterances])
@@ -252,7 +252,14 @@ def _groups(counts: Counts, groups: Mapping[str | None, int], cfg: Scoring) -> I
         return
     for name in sorted(groups, key=lambda group: (group is None, group or "")):
         members = counts["group"] == groups[name]
-        yield name or NO_GROUP, scores({key: column[members] for key, column in counts.items()}, cfg)
+        yield _shown_group(name), scores({key: column[members] for key, column in counts.items()}, cfg)
+
+
+def _shown_group(name: str | None) -> str:
+    """A group's name in files; one that is called like a row of our own is put in quotes."""
+    if name is None:
+        return NO_GROUP
+    return f'"{name}"' if name in (ALL, NO_GROUP) else name
 
 
 def _scored_row(row: NbestRow, score: ListScore, longest: int) -> ScoredRow:
@@ -331,6 +338,8 @@ def _check_speakers(tally: Tally, source: Path) -> None:
             where=str(source),
             fix="set `scoring.<name>.bootstrap.unit: utterance`, or give the corpus a speaker column",
         )
+    if len(tally.speakers) == 1:
+        log.warning("there is only one speaker: a bootstrap by speaker gives no intervals")
     if None in tally.speakers:
         nameless = int((tally.counts()["speaker"] == tally.speakers[None]).sum())
         log.warning("%d rows have no speaker; the bootstrap takes them as one", nameless)

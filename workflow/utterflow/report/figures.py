@@ -26,10 +26,12 @@ STYLE: Any = {
     "axes.spines.top": False,
     "axes.spines.right": False,
     "axes.axisbelow": True,
+    "text.parse_math": False,
     "figure.constrained_layout.use": True,
 }
 BARS = (("first hypothesis", "#4c72b0"), ("MBR choice", "#dd8452"), ("oracle", "#55a868"))
 MAX_GROUPS = 20
+LONGEST_LABEL = 24
 PANELS_PER_ROW = 2
 
 
@@ -209,10 +211,16 @@ def _draw_groups(axis: Any, parts: Sequence[tuple[str, AsrScores]]) -> None:
         heights = [_percent(item.value) for item in rates]
         axis.bar(places, heights, width * 0.92, color=color, label=label)
         _draw_intervals(axis, places, rates)
-    axis.set_xticks(range(len(parts)), [f"{name}\n{part.words} words" for name, part in parts], fontsize=8)
+    axis.set_xticks(range(len(parts)), [f"{_shortened(name)}\n{part.words} words" for name, part in parts], fontsize=8)
     if len(parts) > 6:
         axis.tick_params(axis="x", labelrotation=60)
     axis.grid(axis="y", alpha=0.3)
+
+
+def _shortened(name: str) -> str:
+    """A group's name as a label: one line, and not too long for a figure."""
+    line = " ".join(name.split())
+    return line if len(line) <= LONGEST_LABEL else f"{line[: LONGEST_LABEL - 1]}…"
 
 
 def _draw_intervals(axis: Any, places: Sequence[float], rates: Sequence[Rate]) -> None:
