@@ -4,6 +4,8 @@
 rule score_asr:
     input:
         nbest="results/asr/{corpus}/{asr}/nbest.jsonl",
+        nbest_meta="results/asr/{corpus}/{asr}/nbest.meta.json",
+        manifest_meta="results/corpora/{corpus}/manifest.meta.json",
     output:
         metrics="results/evaluate/{corpus}/{asr}/{scoring}.json",
         table="results/evaluate/{corpus}/{asr}/{scoring}.tsv",

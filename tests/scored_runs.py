@@ -44,7 +44,7 @@ def paths(folder: Path) -> dict[str, Path]:
     return {name: folder / f"plain.{suffix}" for name, suffix in suffixes.items()}
 
 
-def run(folder: Path, rows: list[dict[str, Any]], cfg: Scoring = PLAIN) -> AsrMetrics:
+def run(folder: Path, rows: list[dict[str, Any]], cfg: Scoring = PLAIN, **more: Any) -> AsrMetrics:
     write_jsonl(folder / "nbest.jsonl", rows)
     return score_asr(
         folder / "nbest.jsonl",
@@ -54,4 +54,5 @@ def run(folder: Path, rows: list[dict[str, Any]], cfg: Scoring = PLAIN) -> AsrMe
         scoring="plain",
         cfg=cfg,
         code="abc",
+        **more,
     )

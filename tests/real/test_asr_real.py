@@ -108,6 +108,8 @@ def test_scores_cover_every_row(folder):
     for corpus, count in (("speech", 194), ("ocean", 54)):
         metrics = json.loads((folder / f"results/evaluate/{corpus}/pool/default.json").read_text())
         assert metrics["rows"] == {"in": count, "out": count, "rejected": 0}
+        lost = {"speech": 3, "ocean": 0}[corpus]
+        assert metrics["rejected_before"] == {"prepare_corpus": lost, "transcribe": 0}
         total = metrics["total"]
         assert 0 < total["oracle"]["5"]["value"] <= total["wer"]["value"]
     ocean = json.loads((folder / "results/evaluate/ocean/pool/default.json").read_text())

@@ -194,8 +194,11 @@ def test_descriptions_of_config_keys_do_not_count(tmp_path):
     for number, (default, words) in enumerate([(1, "one"), (1, "other"), (2, "one")]):
         script = tmp_path / str(number) / "rule.py"
         script.parent.mkdir()
-        script.write_text(
-            f'from x import key, required\na = key({default}, "{words}", "{words}", ge=0)\nb = required("{words}", "r")\n'
-        )
+        lines = [
+            "from x import key, required",
+            f'a = key({default}, "{words}", "{words}", ge=0)',
+            f'b = required("{words}", "r")',
+        ]
+        script.write_text("\n".join(lines))
         digests.append(codedigest.code_digest(script))
     assert digests[0] == digests[1] != digests[2]

@@ -16,7 +16,16 @@ from utterflow.errors import UserError
 from utterflow.evaluate.score import TABLE_COLUMNS
 from utterflow.files import file_sha256
 from utterflow.records import RejectedRow, ScoredRow, read_records
-from utterflow.report.summary import read_metrics
+from utterflow.report.summary import read_metrics, summary_row
+
+
+def test_rows_that_earlier_stages_rejected_are_counted(tmp_path):
+    for stage, count in (("prepare_corpus", 2), ("transcribe", 1)):
+        (tmp_path / f"{stage}.meta.json").write_text(json.dumps({"rows": {"rejected": count}}))
+    earlier = {stage: tmp_path / f"{stage}.meta.json" for stage in ("prepare_corpus", "transcribe")}
+    metrics = run(tmp_path, ROWS, earlier=earlier)
+    assert metrics.rejected_before == {"prepare_corpus": 2, "transcribe": 1}
+    assert summary_row(metrics)["rejected"] == str(3 + metrics.rows["rejected"])
 
 
 def test_hand_computed_totals(tmp_path: Path):

@@ -20,6 +20,7 @@ def main(
     scoring: str,
     cfg: dict[str, Any],
     code: str,
+    earlier: dict[str, str],
 ) -> None:
     score_asr(
         Path(nbest),
@@ -33,6 +34,7 @@ def main(
         scoring=scoring,
         cfg=Scoring.model_validate(cfg),
         code=code,
+        earlier={stage: Path(side) for stage, side in earlier.items()},
     )
 
 
@@ -50,4 +52,5 @@ if __name__ == "__main__":
             snakemake.wildcards.scoring,
             snakemake.params.cfg,
             snakemake.params.code,
+            {"prepare_corpus": snakemake.input.manifest_meta, "transcribe": snakemake.input.nbest_meta},
         )

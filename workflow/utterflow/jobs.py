@@ -22,7 +22,7 @@ SCHEDULER_VARIABLES = ("SLURM_JOB_ID", "CUDA_VISIBLE_DEVICES")
 
 @contextmanager
 def job_log(path: str | Path) -> Iterator[None]:
-    """Log to the rule's log file; a `UserError` ends the process with its message and no traceback."""
+    """Log to the rule's log file; errors of user or system end the process with a message and no traceback."""
     file = Path(path)
     file.parent.mkdir(parents=True, exist_ok=True)
     handler = logging.FileHandler(file, mode="w", encoding="utf-8")
@@ -38,6 +38,14 @@ def job_log(path: str | Path) -> Iterator[None]:
         log.error("%s", error)
         print(f"error: {error}", file=sys.stderr)
         sys.exit(1)
+    except OSError as error:
+        where = f": {error.filename}" if error.filename else ""
+        log.error("the system refused: %s%s", error.strerror or error, where)
+        print(f"error: the system refused: {error.strerror or error}{where}", file=sys.stderr)
+        sys.exit(1)
+    except KeyboardInterrupt:
+        log.warning("interrupted; finished rows are kept and the next run goes on from them")
+        sys.exit(130)
     except Exception:
         log.exception("the job broke; this is a fault of the workflow or of its environment, please report it")
         raise

@@ -132,6 +132,7 @@ class AsrMetrics(Record):
     confidence: float = Field(description="coverage of the bootstrap intervals")
     bootstrap_unit: str
     rows: dict[str, int] = Field(description="counts `in`, `out`, `rejected`")
+    rejected_before: dict[str, int] = Field(default_factory=dict, description="rows that earlier stages rejected")
     total: AsrScores
     groups: dict[str, AsrScores] = Field(description="empty where the corpus has no groups")
     oracle_curve: list[float | None] = Field(description="oracle WER at list lengths 1, 2, ...")

@@ -18,7 +18,7 @@ from utterflow.evaluate.bootstrap import bootstrap_intervals
 from utterflow.evaluate.edits import rate
 from utterflow.evaluate.nbest import ListScore, oracle, score_list
 from utterflow.evaluate.normalize import normalizer
-from utterflow.files import atomic_writer, json_line, write_json
+from utterflow.files import atomic_writer, json_line, read_json, write_json
 from utterflow.provenance import Stopwatch, write_meta
 from utterflow.records import AsrMetrics, AsrScores, Hypothesis, NbestRow, Rate, RejectedRow, ScoredRow, read_records
 
@@ -71,6 +71,7 @@ def score_asr(
     scoring: str,
     cfg: Scoring,
     code: str,
+    earlier: Mapping[str, Path] | None = None,
 ) -> AsrMetrics:
     """Score one run's n-best lists, read one at a time.
 
@@ -84,6 +85,7 @@ def score_asr(
         rows: written: `records.ScoredRow` per utterance, JSON Lines.
         rejected: written: `records.RejectedRow`, JSON Lines.
         meta: written: the side file.
+        earlier: stage -> the side file that counts the rows which it rejected.
 
     Raises:
         UserError: a row that does not fit its record, no row with a reference, or more rejected rows than
@@ -93,7 +95,8 @@ def score_asr(
     tally = score_rows(nbest, rows, rejected, cfg)
     if cfg.bootstrap.unit == "speaker":
         _check_speakers(tally, nbest)
-    result = asr_metrics(tally, cfg, corpus, asr, scoring)
+    rejected_before = {stage: int(read_json(side)["rows"]["rejected"]) for stage, side in (earlier or {}).items()}
+    result = asr_metrics(tally, cfg, corpus, asr, scoring).model_copy(update={"rejected_before": rejected_before})
     write_json(metrics, result.row())
     write_table(table, result)
     write_meta(
