@@ -8,7 +8,7 @@ penalty enters it. Suppressed tokens and repeated n-grams have probability zero;
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -34,6 +34,11 @@ class SearchOptions:
     top_k: int = 0
     max_new_tokens: int = 128
     no_repeat_ngram_size: int = 0
+
+    @property
+    def width(self) -> int:
+        """Beams of a group."""
+        return self.num_beams // self.num_beam_groups
 
 
 @dataclass(frozen=True)
@@ -77,81 +82,63 @@ def beam_search(
     Returns:
         For each window all finished hypotheses (and those cut at max_new_tokens), best first.
     """
-    windows, beams, groups = len(prompts), options.num_beams, options.num_beam_groups
-    width = beams // groups
     limit, state = _start(whisper, cross, len(prompts[0]), options)
     logits = decode(whisper, state, torch.tensor(prompts, device=whisper.device)[:, None])
-    expand(state, beams)
-    logits = logits.expand(windows, beams, -1)
-
-    tokens = np.zeros((windows, beams, limit), np.int64)
-    logprobs = np.zeros((windows, beams, limit))
-    steering = np.where(np.arange(beams) % width == 0, 0.0, -np.inf) * np.ones((windows, 1))
-    running = np.ones((windows, groups), bool)
-    items = np.arange(windows)
-    finished: list[list[list[_Finished]]] = [[[] for _ in range(groups)] for _ in range(windows)]
+    expand(state, options.num_beams)
+    logits = logits.expand(-1, options.num_beams, -1)
+    beams = _first_beams(len(prompts), limit, options)
+    finished: list[list[list[_Finished]]] = [[[] for _ in range(options.num_beam_groups)] for _ in prompts]
 
     for step in range(limit):
-        logp = _log_probabilities(whisper, logits, tokens[:, :, :step], step, options)
-        value, token, logprob, parent = _best_continuations(logp, steering, groups, width, beams)
-        chosen_parent = np.tile(np.arange(beams), (len(items), 1))
-        chosen_token = np.full((len(items), beams), whisper.eos)
-        chosen_logprob = np.zeros((len(items), beams))
-        chosen_value = np.full((len(items), beams), -np.inf)
-        for group in range(groups):
-            beam_slice = slice(group * width, (group + 1) * width)
-            earlier = np.where(np.repeat(running[:, :group], width, axis=1), chosen_token[:, : group * width], -1)
-            lowered = value[:, group] - options.diversity_penalty * (
-                token[:, group, :, None] == earlier[:, None, :]
-            ).sum(-1)
-            order = np.argsort(-lowered, axis=1, kind="stable")[:, : 2 * width]
-            best = {
-                name: np.take_along_axis(array[:, group], order, 1)
-                for name, array in (("token", token), ("logprob", logprob), ("parent", parent))
-            }
-            best_value = np.take_along_axis(lowered, order, 1)
-            ended = best["token"] == whisper.eos
-            for row, place in zip(*np.nonzero(ended[:, :width]), strict=True):
-                if running[row, group] and np.isfinite(best_value[row, place]):
-                    origin = best["parent"][row, place]
-                    finished[items[row]][group].append(
-                        _Finished(
-                            (*tokens[row, origin, :step], whisper.eos),
-                            (*logprobs[row, origin, :step], best["logprob"][row, place]),
-                            rank(best_value[row, place], step + 1, options.length_penalty),
-                        )
-                    )
-            going_on = np.argsort(ended, axis=1, kind="stable")[:, :width]
-            chosen_parent[:, beam_slice] = np.take_along_axis(best["parent"], going_on, 1)
-            chosen_token[:, beam_slice] = np.take_along_axis(best["token"], going_on, 1)
-            chosen_logprob[:, beam_slice] = np.take_along_axis(best["logprob"], going_on, 1)
-            chosen_value[:, beam_slice] = np.take_along_axis(best_value, going_on, 1)
-
-        tokens = np.take_along_axis(tokens, chosen_parent[:, :, None], 1)
-        logprobs = np.take_along_axis(logprobs, chosen_parent[:, :, None], 1)
-        tokens[:, :, step], logprobs[:, :, step], steering = chosen_token, chosen_logprob, chosen_value
-        for row, group in zip(*np.nonzero(running), strict=True):
-            best_running = steering[row, group * width : (group + 1) * width].max()
-            running[row, group] = not _group_is_done(
-                finished[items[row]][group], width, best_running, step + 1, options
-            )
-        if not running.any():
+        logp = _log_probabilities(whisper, logits, beams.tokens[:, :, :step], step, options)
+        parents = _advance(
+            beams, finished, _best_continuations(logp, beams.steering, options), step, whisper.eos, options
+        )
+        _end_groups(beams, finished, step + 1, options)
+        if not beams.running.any():
             break
         if step + 1 == limit:
-            _cut_off(finished, tokens, logprobs, steering, items, running, width, options)
+            _cut_off(beams, finished, options)
             break
+        reorder(state, _to(whisper, (np.arange(len(parents))[:, None] * options.num_beams + parents).ravel()))
+        alive = np.flatnonzero(beams.running.any(1))
+        if len(alive) <= RETIRE_SHARE * len(beams.items):
+            rows = (alive[:, None] * options.num_beams + np.arange(options.num_beams)).ravel()
+            keep(state, _to(whisper, alive), _to(whisper, rows))
+            beams = beams.only(alive)
+        logits = decode(whisper, state, _to(whisper, beams.tokens[:, :, step, None]))
+    return [_ranked(groups, options.width, whisper.eos, options.length_penalty) for groups in finished]
 
-        parents = torch.from_numpy((np.arange(len(items))[:, None] * beams + chosen_parent).ravel())
-        reorder(state, parents.to(whisper.device))
-        alive = running.any(1)
-        if alive.mean() <= RETIRE_SHARE:
-            kept = np.flatnonzero(alive)
-            rows = (kept[:, None] * beams + np.arange(beams)).ravel()
-            keep(state, _to(whisper, kept), _to(whisper, rows))
-            tokens, logprobs, steering = tokens[kept], logprobs[kept], steering[kept]
-            running, items = running[kept], items[kept]
-        logits = decode(whisper, state, _to(whisper, tokens[:, :, step, None]))
-    return [_ranked(groups_of_window, width, whisper.eos, options.length_penalty) for groups_of_window in finished]
+
+@dataclass
+class _Beams:
+    """The running hypotheses of the windows that are still in the batch."""
+
+    tokens: NDArray[Any]  # [B, n, limit]
+    logprobs: NDArray[Any]  # [B, n, limit]
+    steering: NDArray[Any]  # [B, n] accumulated log-probability less diversity penalties
+    running: NDArray[Any]  # [B, groups] bool
+    items: NDArray[Any]  # [B] the windows' places in the caller's batch
+
+    def only(self, rows: NDArray[Any]) -> _Beams:
+        return _Beams(self.tokens[rows], self.logprobs[rows], self.steering[rows], self.running[rows], self.items[rows])
+
+
+@dataclass(frozen=True)
+class _Continuations:
+    """Candidate next tokens, best first; arrays of one shape."""
+
+    value: NDArray[Any]  # steering score with this token
+    token: NDArray[Any]
+    logprob: NDArray[Any]
+    parent: NDArray[Any]  # beam that it continues
+
+    def group(self, group: int) -> _Continuations:
+        return _Continuations(*(array[:, group] for array in (self.value, self.token, self.logprob, self.parent)))
+
+    def take(self, order: NDArray[Any]) -> _Continuations:
+        arrays = (self.value, self.token, self.logprob, self.parent)
+        return _Continuations(*(np.take_along_axis(array, order, 1) for array in arrays))
 
 
 @dataclass(frozen=True)
@@ -161,15 +148,26 @@ class _Finished:
     steering: float  # rank within its group, diversity penalty included
 
 
-def _best_continuations(
-    logp: Tensor, steering: NDArray[Any], groups: int, width: int, beams: int
-) -> tuple[NDArray[Any], NDArray[Any], NDArray[Any], NDArray[Any]]:
-    """The continuations of each group that can matter: value, token, log-probability, parent beam; each [B, G, K].
+def _first_beams(windows: int, limit: int, options: SearchOptions) -> _Beams:
+    """Each group starts from one empty hypothesis; its other beams are dead until the first step fills them."""
+    count = options.num_beams
+    return _Beams(
+        tokens=np.zeros((windows, count, limit), np.int64),
+        logprobs=np.zeros((windows, count, limit)),
+        steering=np.tile(np.where(np.arange(count) % options.width == 0, 0.0, -np.inf), (windows, 1)),
+        running=np.ones((windows, options.num_beam_groups), bool),
+        items=np.arange(windows),
+    )
+
+
+def _best_continuations(logp: Tensor, steering: NDArray[Any], options: SearchOptions) -> _Continuations:
+    """The continuations of each group that can matter, before penalties; arrays [B, groups, K].
 
     The penalty only lowers, and at most `width` continuations for each beam of an earlier group, so the 2 * width best
     after it are among the 2 * width + width * (beams - width) best before it.
     """
-    windows, _, vocabulary = logp.shape
+    windows, beams, vocabulary = logp.shape
+    groups, width = options.num_beam_groups, options.width
     base = torch.from_numpy(steering).to(logp.device, torch.float32)
     scores = (logp + base[:, :, None]).view(windows, groups, width * vocabulary)
     count = min(2 * width + (width * (beams - width) if groups > 1 else 0), width * vocabulary)
@@ -177,40 +175,83 @@ def _best_continuations(
     logprob = logp.view(windows, groups, width * vocabulary).gather(-1, index)
     place = index.cpu().numpy()
     parent = place // vocabulary + np.arange(groups)[None, :, None] * width
-    return value.double().cpu().numpy(), place % vocabulary, logprob.double().cpu().numpy(), parent
+    return _Continuations(value.double().cpu().numpy(), place % vocabulary, logprob.double().cpu().numpy(), parent)
 
 
-def _group_is_done(
-    finished: list[_Finished], width: int, best_running: float, length: int, options: SearchOptions
-) -> bool:
-    if not np.isfinite(best_running):
-        return True
-    if len(finished) < width:
-        return False
-    worst_kept = sorted((item.steering for item in finished), reverse=True)[width - 1]
-    return worst_kept >= rank(float(best_running), length, options.length_penalty)
-
-
-def _cut_off(
+def _advance(
+    beams: _Beams,
     finished: list[list[list[_Finished]]],
-    tokens: NDArray[Any],
-    logprobs: NDArray[Any],
-    steering: NDArray[Any],
-    items: NDArray[Any],
-    running: NDArray[Any],
-    width: int,
+    continuations: _Continuations,
+    step: int,
+    eos: int,
+    options: SearchOptions,
+) -> NDArray[Any]:
+    """Let the groups choose one after another, and extend the beams; the beam that each one continues, [B, n]."""
+    width = options.width
+    chosen: list[_Continuations] = []
+    spoken = np.zeros((len(beams.items), 0), np.int64)
+    for group in range(options.num_beam_groups):
+        offered = continuations.group(group)
+        penalty = options.diversity_penalty * (offered.token[:, :, None] == spoken[:, None, :]).sum(-1)
+        lowered = replace(offered, value=offered.value - penalty)
+        best = lowered.take(np.argsort(-lowered.value, axis=1, kind="stable")[:, : 2 * width])
+        _finish(beams, finished, best, group, step, eos, options)
+        going_on = best.take(np.argsort(best.token == eos, axis=1, kind="stable")[:, :width])
+        chosen.append(going_on)
+        spoken = np.hstack([spoken, np.where(beams.running[:, group, None], going_on.token, -1)])
+    parents = np.hstack([part.parent for part in chosen])
+    beams.tokens = np.take_along_axis(beams.tokens, parents[:, :, None], 1)
+    beams.logprobs = np.take_along_axis(beams.logprobs, parents[:, :, None], 1)
+    beams.tokens[:, :, step] = np.hstack([part.token for part in chosen])
+    beams.logprobs[:, :, step] = np.hstack([part.logprob for part in chosen])
+    beams.steering = np.hstack([part.value for part in chosen])
+    return parents
+
+
+def _finish(
+    beams: _Beams,
+    finished: list[list[list[_Finished]]],
+    best: _Continuations,
+    group: int,
+    step: int,
+    eos: int,
     options: SearchOptions,
 ) -> None:
+    """Store the hypotheses that an end token among the best `width` continuations finishes."""
+    width = options.width
+    ends = (best.token[:, :width] == eos) & beams.running[:, group, None] & np.isfinite(best.value[:, :width])
+    for row, place in zip(*np.nonzero(ends), strict=True):
+        origin = best.parent[row, place]
+        finished[beams.items[row]][group].append(
+            _Finished(
+                (*beams.tokens[row, origin, :step], eos),
+                (*beams.logprobs[row, origin, :step], best.logprob[row, place]),
+                rank(best.value[row, place], step + 1, options.length_penalty),
+            )
+        )
+
+
+def _end_groups(beams: _Beams, finished: list[list[list[_Finished]]], length: int, options: SearchOptions) -> None:
+    """Mark the groups that no running hypothesis can improve."""
+    width = options.width
+    for row, group in zip(*np.nonzero(beams.running), strict=True):
+        best_running = float(beams.steering[row, group * width : (group + 1) * width].max())
+        done = sorted((item.steering for item in finished[beams.items[row]][group]), reverse=True)
+        full = len(done) >= width and done[width - 1] >= rank(best_running, length, options.length_penalty)
+        beams.running[row, group] = np.isfinite(best_running) and not full
+
+
+def _cut_off(beams: _Beams, finished: list[list[list[_Finished]]], options: SearchOptions) -> None:
     """Add the beams that still run at max_new_tokens."""
-    length = tokens.shape[2]
-    for row, group in zip(*np.nonzero(running), strict=True):
+    width, length = options.width, beams.tokens.shape[2]
+    for row, group in zip(*np.nonzero(beams.running), strict=True):
         for beam in range(group * width, (group + 1) * width):
-            if np.isfinite(steering[row, beam]):
-                finished[items[row]][group].append(
+            if np.isfinite(beams.steering[row, beam]):
+                finished[beams.items[row]][group].append(
                     _Finished(
-                        tuple(tokens[row, beam]),
-                        tuple(logprobs[row, beam]),
-                        rank(steering[row, beam], length, options.length_penalty),
+                        tuple(beams.tokens[row, beam]),
+                        tuple(beams.logprobs[row, beam]),
+                        rank(beams.steering[row, beam], length, options.length_penalty),
                     )
                 )
 
