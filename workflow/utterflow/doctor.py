@@ -21,6 +21,7 @@ from utterflow.config.commands import add_configfile, config_of, wanted_results
 from utterflow.config.corpora import AnyCorpus, Download
 from utterflow.config.models import Config
 from utterflow.errors import UserError
+from utterflow.provenance import PACKAGES
 
 if TYPE_CHECKING:
     Subparsers = argparse._SubParsersAction[argparse.ArgumentParser]
@@ -31,17 +32,6 @@ PYTHON_TESTED = (3, 11)
 PYTHON_TOO_NEW = (3, 13)
 PINS = Path("requirements/main.txt")
 PLUGIN_PINS = Path("requirements/slurm.txt")
-CORE_PACKAGES = (
-    "snakemake",
-    "torch",
-    "transformers",
-    "numpy",
-    "av",
-    "soxr",
-    "rapidfuzz",
-    "jiwer",
-    "pydantic",
-)
 SLURM_PLUGINS = ("snakemake-executor-plugin-slurm", "snakemake-executor-plugin-slurm-jobstep")
 RESULTS = Path("results")
 GIB = 1024**3
@@ -147,7 +137,7 @@ def python_finding(version: tuple[int, ...]) -> Finding:
 def package_findings(pins: Path) -> Iterator[Finding]:
     """The installed packages against the pins; without a file of pins, whether the core ones are there."""
     if not pins.is_file():
-        missing = [name for name in CORE_PACKAGES if _installed(name) is None]
+        missing = [name for name in PACKAGES if _installed(name) is None]
         if missing:
             yield Finding("FAIL", "packages", f"missing: {', '.join(missing)}", "pip install them, or run `make setup`")
         else:

@@ -24,6 +24,7 @@ PACKAGES = (
     "soxr",
     "rapidfuzz",
     "jiwer",
+    "pydantic",
     "whisper_normalizer",
 )
 
