@@ -1,8 +1,17 @@
 # Glue: the validated configuration, wildcards, and what a rule may know of the configuration.
 
+import os
+import sys
 from pathlib import Path
 
 from snakemake.exceptions import WorkflowError
+
+# This copy's library serves rules and scripts alike, whatever is installed: in a conda environment nothing is.
+LIBRARY = str(Path(workflow.basedir) / "workflow")
+if sys.path[0] != LIBRARY:
+    sys.path.insert(0, LIBRARY)
+    inherited = dict(os.environ).get("PYTHONPATH")
+    os.environ.update(PYTHONPATH=os.pathsep.join(filter(None, [LIBRARY, inherited])))
 
 from utterflow.asr.models import model_inputs
 from utterflow.codedigest import code_digest

@@ -90,3 +90,14 @@ def test_errors_of_the_config_are_plain(clone):
     assert done.returncode == 1
     assert "num_beems" in done.stdout and "num_beams" in done.stdout
     assert "Traceback" not in done.stdout
+
+
+def test_the_copys_own_library_runs(tmp_path):
+    workspace.copy_workflow(tmp_path, "resources")
+    with (tmp_path / "workflow/utterflow/__init__.py").open("a") as handle:
+        handle.write('__version__ = "copy"\n')
+    (tmp_path / "small.yaml").write_text("corpora: {commands: {limit: 2}}\n")
+    done = workspace.snakemake(tmp_path, "results/corpora/commands/manifest.jsonl", "--configfile", "small.yaml")
+    assert done.returncode == 0, done.stdout[-3000:]
+    meta = json.loads((tmp_path / "results/corpora/commands/manifest.meta.json").read_text())
+    assert meta["packages"]["utterflow"] == "copy"

@@ -10,7 +10,9 @@ from transformers import GenerationConfig, GenerationMixin
 
 from utterflow.asr import search
 from utterflow.asr.search import SearchOptions, beam_search, repeated_ngrams, sample
-from utterflow.asr.whisper import encode, features, prompt_tokens
+from utterflow.asr.whisper import encode, features, load_whisper, prompt_tokens
+from utterflow.audio import add_noise, load_audio
+from utterflow.records import Noise
 
 LIMIT = 14
 
@@ -73,6 +75,28 @@ def test_beams_equal_the_definition(tiny_whisper, log_mel, prompt, beams, groups
         assert [item.score for item in found[index][:beams]] == pytest.approx(
             [item.score for item in expected], abs=1e-4
         )
+
+
+@pytest.mark.parametrize(("beams", "groups", "penalty"), [(5, 1, 0.0), (5, 5, 1.0)])
+def test_beams_equal_the_definition_on_the_demo_model(repository, beams, groups, penalty):
+    demo = repository / "resources/demo"
+    whisper = load_whisper(demo / "models/whisper-nano", torch.device("cpu"), torch.float32)
+    clips = sorted((demo / "slurp/audio").glob("*.opus"))[:3]
+    noise = [Noise(snr_db=0.0, color=0.5, seed=seed) for seed in range(len(clips))]
+    signals = [add_noise(load_audio(clip), one) for clip, one in zip(clips, noise, strict=True)]
+    log_mel = features(whisper, signals)
+    prompt = prompt_tokens(whisper, "en", "transcribe")
+    options = {"num_beams": beams, "num_beam_groups": groups, "diversity_penalty": penalty, "no_repeat_ngram_size": 3}
+    found = run_beams(whisper, log_mel, prompt, **options)
+    for index in range(len(clips)):
+        expected = group_beam_search(
+            whisper, log_mel[index], prompt, beams=beams, groups=groups, penalty=penalty, limit=LIMIT, ngram=3
+        )
+        assert [item.tokens for item in found[index][:beams]] == [item.tokens for item in expected]
+        assert [item.score for item in found[index][:beams]] == pytest.approx(
+            [item.score for item in expected], abs=1e-4
+        )
+        assert all(item.finished for item in found[index][:2])
 
 
 def test_searches_end_both_ways(tiny_whisper, log_mel, prompt):
