@@ -3,7 +3,8 @@
     python benchmarks/nbest_decoding.py --size tiny --device cpu
 
 Weights are random at Whisper's true dimensions (no hub is needed); every search decodes exactly `--tokens` tokens, as
-the end token is suppressed for all, so the work is equal. Ways compared, for beams (n = 5) and for a sampling pool:
+the end token is suppressed for all, so the work is equal. `--size demo` takes the demo's trained model and speech,
+where hypotheses end by themselves and samples agree on most tokens. Ways compared, for beams (n = 5) and for a sampling pool:
 
     library, one by one   WhisperForConditionalGeneration.generate on one file at a time (what most scripts do)
     library, batched      the same on a batch of files
@@ -22,6 +23,7 @@ import statistics
 import time
 from collections.abc import Callable
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
@@ -30,7 +32,11 @@ import torch
 from transformers import GenerationConfig, GenerationMixin
 
 from utterflow.asr.search import SearchOptions, beam_search, sample
-from utterflow.asr.whisper import Whisper, encode
+from utterflow.asr.whisper import Whisper, encode, features, load_whisper, prompt_tokens
+from utterflow.audio import add_noise, load_audio
+from utterflow.records import Noise
+
+DEMO = Path(__file__).resolve().parents[1] / "resources/demo"
 
 # d_model, encoder layers, decoder layers, heads, mel bands, vocabulary: those of the published checkpoints.
 SIZES = {
@@ -83,6 +89,13 @@ def build(size: str, device: torch.device, dtype: torch.dtype) -> Whisper:
     return Whisper(model, None, device, dtype, forbidden, forbidden)
 
 
+def speech(whisper: Whisper, count: int) -> torch.Tensor:
+    """Features of the demo's first clips, with white noise at 3 dB."""
+    clips = sorted((DEMO / "slurp/audio").glob("*.opus"))[:count]
+    noise = [Noise(snr_db=3.0, color=0.0, seed=seed) for seed in range(count)]
+    return features(whisper, [add_noise(load_audio(clip), one) for clip, one in zip(clips, noise, strict=True)])
+
+
 def seconds(run: Callable[[], Any], device: torch.device) -> float:
     if device.type == "cuda":
         torch.cuda.synchronize()
@@ -113,11 +126,14 @@ def library_options(whisper: Whisper, n: int, tokens: int, sampling: bool) -> di
 
 def ways(whisper: Whisper, log_mel: torch.Tensor, n: int, tokens: int, sampling: bool) -> dict[str, Callable[[], Any]]:
     """Name -> a run that makes n hypotheses for each file of the batch."""
-    prompt = [int(whisper.model.generation_config.decoder_start_token_id)]
+    trained = whisper.processor is not None
+    start = [int(whisper.model.generation_config.decoder_start_token_id)]
+    prompt = prompt_tokens(whisper, "en", "transcribe") if trained else start
+    spoken = {"language": "en", "task": "transcribe"} if trained else {}
     options = library_options(whisper, n, tokens, sampling)
 
     def library(batch: torch.Tensor) -> None:
-        whisper.model.generate(batch, **options, return_timestamps=False)
+        whisper.model.generate(batch, **options, **spoken, return_timestamps=False)
 
     def generic(batch: torch.Tensor) -> None:
         config = GenerationConfig(
@@ -156,7 +172,8 @@ def compare(
     mels = whisper.model.config.num_mel_bins
     frames = 2 * whisper.model.config.max_source_positions
     generator = torch.Generator().manual_seed(0)
-    log_mel = torch.randn(batch, mels, frames, generator=generator).to(whisper.device, whisper.dtype)
+    noise = torch.randn(batch, mels, frames, generator=generator).to(whisper.device, whisper.dtype)
+    log_mel = noise if whisper.processor is None else speech(whisper, batch)
     runs = {name: run for name, run in ways(whisper, log_mel, n, tokens, sampling).items() if name not in skip}
     runs["ours"]()
     times: dict[str, list[float]] = {name: [] for name in runs}
@@ -195,7 +212,7 @@ def encoder_flops(whisper: Whisper) -> float:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--size", choices=SIZES, default="tiny")
+    parser.add_argument("--size", choices=[*SIZES, "demo"], default="tiny")
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--dtype", default="float32", choices=["float32", "bfloat16", "float16"])
     parser.add_argument("--threads", type=int, default=2)
@@ -210,7 +227,11 @@ def main() -> None:
     from transformers.utils import logging
 
     logging.set_verbosity_error()
-    whisper = build(arguments.size, torch.device(arguments.device), getattr(torch, arguments.dtype))
+    device, dtype = torch.device(arguments.device), getattr(torch, arguments.dtype)
+    demo = arguments.size == "demo"
+    whisper = (
+        load_whisper(DEMO / "models/whisper-nano", device, dtype) if demo else build(arguments.size, device, dtype)
+    )
     for batch in arguments.batch:
         for sampling, sizes in ((False, arguments.beams), (True, arguments.pools)):
             for n in sizes:

@@ -174,7 +174,7 @@ def test_batch_of_one_equals_batch_of_many(tiny_whisper, log_mel, prompt, groups
         assert [item.score for item in alone[:5]] == pytest.approx([item.score for item in many[:5]], abs=1e-4)
 
 
-@pytest.mark.parametrize("method", ["beam", "group_beam", "samples"])
+@pytest.mark.parametrize("method", ["beam", "group_beam"])
 def test_retiring_finished_rows_changes_nothing(tiny_whisper, log_mel, prompt, monkeypatch, method):
     kept = []
     true = search.keep
@@ -194,10 +194,7 @@ def test_retiring_finished_rows_changes_nothing(tiny_whisper, log_mel, prompt, m
     def run(share: float):
         kept.clear()
         monkeypatch.setattr(search, "RETIRE_SHARE", share)
-        if method == "samples":
-            found = sample(tiny_whisper, cross, [prompt] * 5, range(5), 6, options)
-        else:
-            found = beam_search(tiny_whisper, cross, [prompt] * 5, options)
+        found = beam_search(tiny_whisper, cross, [prompt] * 5, options)
         items = [item for one in found for item in one]
         return [(item.tokens, item.finished) for item in items], [item.score for item in items]
 
@@ -218,6 +215,21 @@ def test_samples_do_not_depend_on_the_batch(tiny_whisper, log_mel, prompt):
     for index, many in enumerate(together):
         alone = sample(tiny_whisper, [part[:, index : index + 1] for part in cross], [prompt], [index], 20, options)[0]
         assert [item.tokens for item in alone] == [item.tokens for item in many]
+
+
+@pytest.mark.parametrize(("top_k", "samples"), [(1, 9), (2, 30)])
+def test_samples_with_one_prefix_share_one_row(tiny_whisper, log_mel, prompt, monkeypatch, top_k, samples):
+    rows: list[int] = []
+    true = search.decode
+    monkeypatch.setattr(
+        search, "decode", lambda whisper, state, tokens: rows.append(tokens.shape[1]) or true(whisper, state, tokens)
+    )
+    options = SearchOptions(max_new_tokens=LIMIT, top_k=top_k)
+    found = sample(tiny_whisper, encode(tiny_whisper, log_mel), [prompt] * 5, range(5), samples, options)
+    for length, count in enumerate(rows):
+        prefixes = [{item.tokens[:length] for item in candidates if len(item.tokens) > length} for candidates in found]
+        assert count == max(map(len, prefixes))
+    assert (max(rows) == 1) == (top_k == 1)
 
 
 def test_hypotheses_hold_text_and_end_tokens_only(tiny_whisper, log_mel, prompt):

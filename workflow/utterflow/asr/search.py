@@ -290,6 +290,7 @@ def sample(
 
     A token is drawn by inverting the cumulative distribution (after temperature, top-k, top-p) at a uniform number that
     depends on the window's seed, the sample and the step alone: so the draws of a window do not depend on its batch.
+    Samples with the same prefix share one row of the decoder until they part.
 
     Returns:
         For each window its samples, best first.
@@ -298,34 +299,30 @@ def sample(
     limit, state = _start(whisper, cross, len(prompts[0]), options)
     uniform = np.stack([np.random.default_rng(seed).random((limit, samples)) for seed in seeds])
     logits = decode(whisper, state, torch.tensor(prompts, device=whisper.device)[:, None])
-    expand(state, samples)
-    logits = logits.expand(windows, samples, -1)
 
     tokens = np.full((windows, samples, limit), whisper.eos, np.int64)
     logprobs = np.zeros((windows, samples, limit))
     lengths = np.full((windows, samples), limit)
-    items = np.arange(windows)
-    slots = np.tile(np.arange(samples), (windows, 1))
     active = np.ones((windows, samples), bool)
+    items = np.arange(windows)  # [B'] windows that still have running samples
+    owner = np.zeros((windows, 1), np.int64)  # [B', m] for each row of the decoder, a sample with that prefix
+    row = np.zeros((windows, samples), np.int64)  # [B', samples] for each sample, the row of its prefix
 
     for step in range(limit):
-        history = tokens[items[:, None], slots, :step]
-        logp = _log_probabilities(whisper, logits, history, step, options)
-        drawn, logprob = _draw(logp, uniform[items[:, None], step, slots], options)
-        window_index, place = np.nonzero(active)
-        owner, slot = items[window_index], slots[window_index, place]
-        tokens[owner, slot, step] = drawn[window_index, place]
-        logprobs[owner, slot, step] = logprob[window_index, place]
-        ended = drawn[window_index, place] == whisper.eos
-        lengths[owner[ended], slot[ended]] = step + 1
-        active[window_index[ended], place[ended]] = False
+        logp = _log_probabilities(whisper, logits, tokens[items[:, None], owner, :step], step, options)
+        drawn, logprob = _draw(logp, row, uniform[items, step], options)
+        running = active[items]
+        tokens[items, :, step] = np.where(running, drawn, whisper.eos)
+        logprobs[items, :, step] = np.where(running, logprob, 0.0)
+        ended = running & (drawn == whisper.eos)
+        lengths[items] = np.where(ended, step + 1, lengths[items])
+        active[items] = running & ~ended
         if not active.any() or step + 1 == limit:
             break
-        if active.mean() <= RETIRE_SHARE:
-            items, slots, active, kept, rows = _retire(items, slots, active)
-            keep(state, _to(whisper, kept), _to(whisper, rows))
-        following = tokens[items[:, None], slots, step]
-        logits = decode(whisper, state, _to(whisper, following[:, :, None]))
+        kept, parents, owner, row = _branch(row, drawn, active[items], owner.shape[1])
+        keep(state, _to(whisper, kept), _to(whisper, parents))
+        items = items[kept]
+        logits = decode(whisper, state, _to(whisper, tokens[items[:, None], owner, step, None]))
     found = []
     for window in range(windows):
         candidates = [
@@ -341,25 +338,42 @@ def sample(
     return found
 
 
-def _retire(
-    items: NDArray[Any], slots: NDArray[Any], active: NDArray[Any]
-) -> tuple[NDArray[Any], NDArray[Any], NDArray[Any], NDArray[Any], NDArray[Any]]:
-    """Drop finished rows: every window keeps as many rows as the window with most running ones."""
+def _branch(
+    row: NDArray[Any], drawn: NDArray[Any], active: NDArray[Any], width: int
+) -> tuple[NDArray[Any], NDArray[Any], NDArray[Any], NDArray[Any]]:
+    """The rows of the next step: one per distinct prefix of the samples that run on.
+
+    Args:
+        row: [B, samples] row of each sample's prefix, of `width` rows per window.
+        drawn: [B, samples] the tokens drawn.
+        active: [B, samples] which samples run on.
+
+    Returns:
+        windows [B'] that have any; the rows [B' * m] that the new ones continue; `owner` [B', m] and `row`
+        [B', samples] of the new rows. Windows with fewer than m prefixes repeat their first.
+    """
     kept = np.flatnonzero(active.any(1))
-    width = int(active[kept].sum(1).max())
-    front = np.argsort(~active[kept], axis=1, kind="stable")[:, :width]
-    rows = (kept[:, None] * active.shape[1] + front).ravel()
-    return (
-        items[kept],
-        np.take_along_axis(slots[kept], front, 1),
-        np.take_along_axis(active[kept], front, 1),
-        kept,
-        rows,
-    )
+    slots = [np.flatnonzero(active[window]) for window in kept]
+    prefixes = [
+        np.unique(drawn[window, own] * width + row[window, own], return_index=True, return_inverse=True)[1:]
+        for window, own in zip(kept, slots, strict=True)
+    ]
+    count = max(len(first) for first, _ in prefixes)
+    owner = np.zeros((len(kept), count), np.int64)
+    next_row = np.zeros((len(kept), row.shape[1]), np.int64)
+    for place, (own, (first, inverse)) in enumerate(zip(slots, prefixes, strict=True)):
+        owner[place] = own[first[0]]
+        owner[place, : len(first)] = own[first]
+        next_row[place, own] = inverse
+    parents = (kept[:, None] * width + np.take_along_axis(row[kept], owner, 1)).ravel()
+    return kept, parents, owner, next_row
 
 
-def _draw(logp: Tensor, uniform: NDArray[Any], options: SearchOptions) -> tuple[NDArray[Any], NDArray[Any]]:
-    """Draw one token per row from log-probabilities [B, n, V]; tokens and their log-probabilities, [B, n]."""
+def _draw(
+    logp: Tensor, row: NDArray[Any], uniform: NDArray[Any], options: SearchOptions
+) -> tuple[NDArray[Any], NDArray[Any]]:
+    """Draw a token for each sample: log-probabilities [B, m, V], row and uniform [B, samples] -> tokens and their
+    log-probabilities, [B, samples]."""
     size = logp.shape[-1]
     best, index = logp.topk(min(options.top_k or size, size), dim=-1)
     probability = (best / options.temperature).softmax(-1)
@@ -367,9 +381,11 @@ def _draw(logp: Tensor, uniform: NDArray[Any], options: SearchOptions) -> tuple[
     if options.top_p < 1:
         kept = cumulative - probability < options.top_p
         cumulative = (probability * kept).double().cumsum(-1)
-    target = torch.from_numpy(uniform).to(logp.device)[..., None] * cumulative[..., -1:]
-    place = (cumulative <= target).sum(-1, keepdim=True).clamp_max(index.shape[-1] - 1)
-    return index.gather(-1, place)[..., 0].cpu().numpy(), best.gather(-1, place)[..., 0].double().cpu().numpy()
+    rows = torch.from_numpy(row).to(logp.device)[..., None]
+    own = cumulative.gather(1, rows.expand(-1, -1, index.shape[-1]))
+    target = torch.from_numpy(uniform).to(logp.device)[..., None] * own[..., -1:]
+    place = (own <= target).sum(-1).clamp_max(index.shape[-1] - 1) + rows[..., 0] * index.shape[-1]
+    return index.flatten(1).gather(1, place).cpu().numpy(), best.flatten(1).gather(1, place).double().cpu().numpy()
 
 
 def _start(

@@ -24,6 +24,7 @@ from utterflow.errors import UserError
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 REQUIRED_FILES = ("config.json", "model.safetensors")
 WEIGHT_INDEX = "model.safetensors.index.json"
+ROOM = 8  # decoder positions that a cache is made longer by, when it is copied or full
 SPECIAL_TOKENS = {  # generation setting -> its token in every Whisper vocabulary
     "eos_token_id": "<|endoftext|>",
     "decoder_start_token_id": "<|startoftranscript|>",
@@ -287,6 +288,8 @@ def decode(whisper: Whisper, state: DecoderState, tokens: Tensor) -> Tensor:
     decoder = whisper.model.model.decoder
     windows, hypotheses, new = tokens.shape
     rows, begin, end = windows * hypotheses, state.length, state.length + new
+    if end > state.cache.shape[4]:
+        state.cache = _with_room(state.cache, end + ROOM)
     positions = torch.arange(begin, end, device=tokens.device)
     hidden = decoder.embed_tokens(tokens.reshape(rows, new)) + decoder.embed_positions.weight[positions]
     for index, layer in enumerate(decoder.layers):
@@ -338,10 +341,20 @@ def reorder(state: DecoderState, parents: Tensor) -> None:
 
 @torch.inference_mode()
 def keep(state: DecoderState, windows: Tensor, rows: Tensor) -> None:
-    """Retire all but the given windows [B'] and rows [R']."""
+    """Go on with the given windows [B'] only, and with rows [R'] that continue the given ones."""
     if len(windows) < state.cross[0].shape[1]:
         state.cross = [part.index_select(1, windows) for part in state.cross]
-    state.cache = state.cache.index_select(2, rows)
+    if len(rows) != state.cache.shape[2] or not torch.equal(rows, torch.arange(len(rows), device=rows.device)):
+        filled = state.cache[:, :, :, :, : state.length].index_select(2, rows)
+        state.cache = _with_room(filled, state.length + ROOM)
+
+
+def _with_room(cache: Tensor, capacity: int) -> Tensor:
+    """The cache [layers, 2, R, H, length, d/H] in a tensor of `capacity` positions."""
+    *outer, length, width = cache.shape
+    larger = cache.new_empty((*outer, capacity, width))
+    larger[:, :, :, :, :length] = cache
+    return larger
 
 
 @torch.inference_mode()
