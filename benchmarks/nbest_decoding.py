@@ -4,7 +4,9 @@
 
 Weights are random at Whisper's true dimensions (no hub is needed); every search decodes exactly `--tokens` tokens, as
 the end token is suppressed for all, so the work is equal. `--size demo` takes the demo's trained model and speech,
-where hypotheses end by themselves and samples agree on most tokens. Ways compared, for beams (n = 5) and for a sampling pool:
+where hypotheses end by themselves and samples agree on most tokens.
+
+Ways compared, for beams (n = 5) and for a sampling pool:
 
     library, one by one   WhisperForConditionalGeneration.generate on one file at a time (what most scripts do)
     library, batched      the same on a batch of files
