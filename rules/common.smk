@@ -15,13 +15,11 @@ if sys.path[0] != LIBRARY:
 
 from utterflow.asr.models import model_inputs
 from utterflow.codedigest import code_digest
-from utterflow.config.base import NAME_PATTERN
+from utterflow.config.base import NAME_PATTERN, placement_keys
 from utterflow.config.load import check_config_files, load_config
 from utterflow.errors import UserError
 
 SCRIPTS = Path(workflow.basedir) / "workflow" / "scripts"
-# Keys that place or size a job; a change of theirs reruns nothing.
-PLACEMENT = {"gpus", "threads", "mem_mb", "runtime", "shards"}
 
 try:
     check_config_files([Path(path) for path in workflow.configfiles], config)
@@ -46,11 +44,14 @@ def code(rule):
 
 
 def cfg_corpus(wildcards):
-    return CONFIG.corpora[wildcards.corpus].model_dump(mode="json", exclude=PLACEMENT)
+    corpus = CONFIG.corpora[wildcards.corpus]
+    # The number of shards is in the names of the shards' files.
+    return corpus.model_dump(mode="json", exclude=placement_keys(type(corpus)) | {"shards"})
 
 
 def cfg_asr(wildcards):
-    return CONFIG.asr[wildcards.asr].model_dump(mode="json", exclude=PLACEMENT)
+    variant = CONFIG.asr[wildcards.asr]
+    return variant.model_dump(mode="json", exclude=placement_keys(type(variant)))
 
 
 def cfg_scoring(wildcards):

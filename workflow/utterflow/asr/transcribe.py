@@ -18,6 +18,7 @@ from utterflow.asr.recognise import Recognised, choose_method, recognise
 from utterflow.asr.whisper import Whisper, check_model_folder, choose_device, choose_dtype, load_whisper
 from utterflow.audio import AudioError, load_row_audio
 from utterflow.config.asr import AsrVariant
+from utterflow.config.base import placement_keys
 from utterflow.errors import UserError
 from utterflow.files import digest_of, parse_object, text_lines, write_jsonl
 from utterflow.jobs import Progress, check_rejected, log
@@ -28,20 +29,7 @@ from utterflow.records import ManifestRow, NbestRow, RejectedRow, parse_record
 STAGE = "transcribe"
 NO_NUMBERS = "no scores: the model gives values that are not numbers (float16 can overflow: try another dtype)"
 # Keys that place or size the work, and those whose effect the journal's digest takes in another form.
-NOT_IN_RESULT = frozenset(
-    {
-        "batch_size",
-        "max_rejected",
-        "gpus",
-        "threads",
-        "mem_mb",
-        "runtime",
-        "device",
-        "dtype",
-        "model",
-        "revision",
-    }
-)
+NOT_IN_RESULT = {"batch_size", "max_rejected", "device", "dtype", "model", "revision"} | placement_keys(AsrVariant)
 
 
 @dataclass(frozen=True)

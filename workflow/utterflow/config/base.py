@@ -28,6 +28,12 @@ def key(default: Any, description: str, reruns: str, **limits: Any) -> Any:
     return Field(default, description=description, json_schema_extra={"reruns": reruns}, **limits)
 
 
+def placement_keys(section: type[Section]) -> set[str]:
+    """The keys of a section that only place or size a job (`reruns` is `none`): no result depends on them."""
+    extras = {name: field.json_schema_extra for name, field in section.model_fields.items()}
+    return {name for name, extra in extras.items() if isinstance(extra, dict) and extra.get("reruns") == "none"}
+
+
 def required(description: str, reruns: str, **limits: Any) -> Any:
     """A config key without a default."""
     return Field(description=description, json_schema_extra={"reruns": reruns}, **limits)
