@@ -100,7 +100,7 @@ def test_a_good_configuration_loads() -> None:
         pytest.param(
             changed("qqq", 3),
             "qqq = 3",
-            "known here: name, title, downloads, corpora, asr, scoring, runs",
+            "known here: name, title, downloads, tools, corpora, asr, recordings",
             None,
             id="key like no other",
         ),
@@ -133,10 +133,10 @@ def test_a_good_configuration_loads() -> None:
             id="missing key",
         ),
         pytest.param(
-            without("runs/0/asr"),
-            "runs.0.asr",
-            "required key is missing: names under `asr`",
-            {"runs": [{"asr": ["tiny"]}]},
+            without("runs/0/scoring"),
+            "runs.0.scoring",
+            "required key is missing: names under `scoring`",
+            {"runs": [{"scoring": ["plain"]}]},
             id="missing names: those that there are",
         ),
         pytest.param(
@@ -164,10 +164,10 @@ def test_a_good_configuration_loads() -> None:
             id="text instead of a list",
         ),
         pytest.param(
-            changed("runs/0/corpora", []),
-            "runs.0.corpora = []",
+            changed("runs/0/scoring", []),
+            "runs.0.scoring = []",
             "at least 1",
-            {"runs": [{"corpora": ["dev"]}]},
+            {"runs": [{"scoring": ["plain"]}]},
             id="empty list",
         ),
         pytest.param(

@@ -17,14 +17,15 @@ import soundfile
 import torch
 from safetensors.torch import load_file, save_file
 
-from utterflow.asr import gather
+from utterflow import gather
 from utterflow.asr import transcribe as stage
 from utterflow.asr.gather import gather_nbest
 from utterflow.asr.recognise import choose_method
-from utterflow.asr.transcribe import Shard, make_batches, transcribe
+from utterflow.asr.transcribe import make_batches, transcribe
 from utterflow.config.asr import AsrVariant
 from utterflow.errors import UserError
 from utterflow.files import file_sha256, read_jsonl, write_jsonl
+from utterflow.gather import Shard
 from utterflow.records import ManifestRow, NbestRow, read_records
 
 SECONDS = (0.3, 1.2, 0.8, 1.9, 0.5, 1.4, 5.3, 0.9, 1.0, 0.6)

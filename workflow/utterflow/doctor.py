@@ -16,8 +16,9 @@ from typing import TYPE_CHECKING, Literal
 
 from packaging.requirements import InvalidRequirement, Requirement
 
+from utterflow import targets
 from utterflow.config.asr import AsrVariant
-from utterflow.config.commands import add_configfile, config_of, wanted_results
+from utterflow.config.commands import add_configfile, config_of
 from utterflow.config.corpora import AnyCorpus, Download
 from utterflow.config.models import Config
 from utterflow.errors import UserError
@@ -113,7 +114,7 @@ def config_findings(config: Config, options: str) -> Iterator[Finding]:
         options: the `--configfile ...` that `snakemake` must be given too.
     """
     fetch = f"snakemake fetch --cores 1 {options}".strip()
-    yield Finding("ok", "config", f"{config.name}: {len(wanted_results(config))} results")
+    yield Finding("ok", "config", f"{config.name}: {len(targets.all_scores(config))} results")
     for name in _used(config, "corpora"):
         yield from corpus_findings(name, config.corpora[name], config.downloads, fetch)
     for name in _used(config, "asr"):

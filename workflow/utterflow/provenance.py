@@ -25,6 +25,15 @@ PACKAGES = (
     "rapidfuzz",
     "jiwer",
     "pydantic",
+    "peft",
+    "trl",
+    "accelerate",
+    "deepspeed",
+    "h5py",
+    "kenlm",
+    "numba",
+    "pyctcdecode",
+    "llguidance",
     "whisper_normalizer",
 )
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, ClassVar, TypeVar
+from typing import Any, ClassVar, Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
@@ -160,6 +160,108 @@ class ScoredRow(Record):
     compositional_edits: int
     hypotheses: int
     distinct: int
+
+
+class TrialRow(Record):
+    """One trial of a partition with the place of its CTC logits."""
+
+    RECORD: ClassVar[str] = "trial/1"
+    id: str = Field(min_length=1)
+    index: int = Field(ge=0, description="position in the partition, from 0")
+    npz: str = Field(description="file that holds the logits")
+    array: str = Field(description="name of the array [frames, classes] in that file")
+    frames: int = Field(ge=0)
+    text: str | None = Field(default=None, description="reference transcript")
+    session: str | None = None
+    group: str | None = None
+    logits: str = Field(
+        description="`held_out`, `cross_fitted` (from a fold that has not learnt this trial), `learnt` (the model was "
+        "trained on it) or `unknown`"
+    )
+
+
+class BeamHypothesis(Record):
+    """One word sequence of a beam search; natural logarithms."""
+
+    RECORD: ClassVar[str] = "beam_hypothesis/1"
+    text: str
+    score: float = Field(description="what the list is ordered by")
+    acoustic_score: float = Field(
+        description="log-probability before the acoustic scale: of the best alignment (decoder `lexicon`), or of all "
+        "that the search kept (`characters`)"
+    )
+    lm_score: float = Field(description="log-probability of the word n-gram, sentence end included; 0 without one")
+
+
+class BeamsRow(Record):
+    """One trial with its different word sequences, best first."""
+
+    RECORD: ClassVar[str] = "beams/1"
+    id: str = Field(min_length=1)
+    index: int = Field(ge=0)
+    text: str | None = None
+    session: str | None = None
+    group: str | None = None
+    logits: str
+    beams: list[BeamHypothesis] = Field(min_length=1)
+
+
+class CandidatesRow(Record):
+    """A corrector's item; the first five keys are the ones that such data sets have elsewhere."""
+
+    RECORD: ClassVar[str] = "candidates/1"
+    trial_id: str | int
+    input_beams: list[str] = Field(min_length=1, description="candidates in the prompt, best first")
+    ground_truth: str | None
+    instruction: str = Field(description="the prompt without its candidates")
+    formatted_input: str = Field(description="the prompt")
+    id: str = Field(min_length=1, description="unique in the data set")
+    source: str = Field(description="where the list comes from")
+    group: str | None = None
+    session: str | None = None
+    speaker: str | None = None
+    scores: list[float] | None = Field(default=None, description="of the candidates, as the source has them")
+    repeats: list[int] | None = Field(
+        default=None, description="how often the source has each candidate; null where equal ones were not dropped"
+    )
+    cut: int = Field(default=0, ge=0, description="candidates that the prompt's limit took away")
+
+
+class Message(Record):
+    """A turn of a conversation: text, or parts of text and media."""
+
+    RECORD: ClassVar[str] = "message/1"
+    role: Literal["system", "user", "assistant"]
+    content: str | list[dict[str, Any]] = Field(
+        description="text, or parts: {type: text, text}, {type: audio, path}, {type: image, path}"
+    )
+
+
+class SftRow(Record):
+    """One training or test item of any task: the conversation up to the answer, and the answer."""
+
+    RECORD: ClassVar[str] = "sft/1"
+    id: str = Field(min_length=1, description="unique in the file")
+    task: str = Field(min_length=1)
+    messages: list[Message] = Field(min_length=1)
+    target: str | None = Field(description="the answer; null in a test set without references")
+    group: str | None = Field(default=None, description="what must not be torn apart by a split: speaker, session, ...")
+    source: str | None = Field(default=None, description="data set that the row was mixed from")
+
+
+class PredictionRow(Record):
+    """A model's answers to one item."""
+
+    RECORD: ClassVar[str] = "prediction/1"
+    id: str = Field(min_length=1)
+    task: str
+    outputs: list[str] = Field(min_length=1, description="answers as decoded, special tokens taken off, stripped")
+    raw: list[str] = Field(description="the same with special tokens, as they came")
+    finish: list[Literal["stop", "length"]] = Field(description="`length`: cut off by max_new_tokens")
+    parsed: list[Any] | None = Field(default=None, description="with a JSON schema: the values; null where invalid")
+    prompt_tokens: int = Field(ge=0)
+    output_tokens: list[int]
+    target: str | None = None
 
 
 class TextRow(Record):

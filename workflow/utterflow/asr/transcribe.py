@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -21,6 +20,7 @@ from utterflow.config.asr import AsrVariant
 from utterflow.config.base import placement_keys
 from utterflow.errors import UserError
 from utterflow.files import digest_of, parse_object, text_lines, write_jsonl
+from utterflow.gather import Shard
 from utterflow.jobs import Progress, check_rejected, log
 from utterflow.journal import Journal
 from utterflow.provenance import Stopwatch, input_digest, write_meta
@@ -30,14 +30,6 @@ STAGE = "transcribe"
 NO_NUMBERS = "no scores: the model gives values that are not numbers (float16 can overflow: try another dtype)"
 # Keys that place or size the work, and those whose effect the journal's digest takes in another form.
 NOT_IN_RESULT = {"batch_size", "max_rejected", "device", "dtype", "model", "revision"} | placement_keys(AsrVariant)
-
-
-@dataclass(frozen=True)
-class Shard:
-    """Job `index` of `count`: takes rows index, index + count, ..."""
-
-    index: int
-    count: int
 
 
 def read_shard(manifest: Path, shard: Shard) -> list[ManifestRow]:

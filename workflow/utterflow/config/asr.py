@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import re
 from typing import Literal
 
 from pydantic import model_validator
 
 from utterflow.config.base import MaxRejected, Section, key, required
+from utterflow.config.hub import is_hub_name, revision_problem
 
 TRANSCRIBE = "transcribe"
-COMMIT = re.compile(r"^[0-9a-f]{40}$")
-HUB_ID = re.compile(r"^[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*$")
 
 
 class AsrVariant(Section):
@@ -78,18 +76,12 @@ class AsrVariant(Section):
 
     @property
     def is_hub_model(self) -> bool:
-        return bool(HUB_ID.match(self.model))
+        return is_hub_name(self.model)
 
     @model_validator(mode="after")
     def _consistent(self) -> AsrVariant:
-        if self.is_hub_model and not self.revision:
-            raise ValueError(
-                f"model {self.model!r} is a hub name and needs `revision: <commit>`; a folder is written ./{self.model}"
-            )
-        if self.is_hub_model and not COMMIT.match(str(self.revision)):
-            raise ValueError(
-                f"revision {self.revision!r} is not a commit: write all 40 hex digits, as a branch or tag can move"
-            )
+        if problem := revision_problem(self.model, self.revision):
+            raise ValueError(problem)
         if self.diversity_method == "sampling_pool" and self.sampling_pool is None:
             raise ValueError("diversity_method sampling_pool needs `sampling_pool: <samples>`, e.g. 100")
         if self.sampling_pool is not None and self.sampling_pool < self.num_hypotheses:

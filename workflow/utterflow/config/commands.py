@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import yaml
 
+from utterflow import targets
 from utterflow.config.load import BASE_FILE, effective_raw, load_config
 from utterflow.config.models import Config
 from utterflow.config.reference import explain, json_schema
@@ -66,17 +67,6 @@ def source_text(files: list[Path]) -> str:
     return ", ".join(map(str, files)) or str(BASE_FILE)
 
 
-def wanted_results(config: Config) -> set[tuple[str, str, str]]:
-    """(corpus, ASR variant, scoring) of each result that the runs ask for."""
-    return {
-        (corpus, asr, scoring)
-        for run in config.runs
-        for corpus in run.corpora
-        for asr in run.asr
-        for scoring in run.scoring
-    }
-
-
 def _show(args: argparse.Namespace) -> int:
     effective: dict[str, Any] = config_of(args).model_dump(mode="json")
     yaml.safe_dump(effective, sys.stdout, sort_keys=False, allow_unicode=True, width=110)
@@ -85,7 +75,7 @@ def _show(args: argparse.Namespace) -> int:
 
 def _check(args: argparse.Namespace) -> int:
     config = config_of(args)
-    print(f"ok: {config.name}: {len(wanted_results(config))} results from {source_text(args.configfile)}")
+    print(f"ok: {config.name}: {len(targets.all_scores(config))} results from {source_text(args.configfile)}")
     for section in ("corpora", "asr", "scoring"):
         used = {name for run in config.runs for name in getattr(run, section)}
         if unused := [name for name in getattr(config, section) if name not in used]:

@@ -95,8 +95,9 @@ def load_config(raw: Mapping[str, Any], source: str | None = None) -> Config:
             return config
     except ValidationError as error:
         errors = error.errors(include_url=False)
-    problems = [_problem(item, raw) for item in [*truths, *errors] if not _is_said_elsewhere(item)]
-    problems += [_reference_problem(fault) for fault in reference_faults(raw) if _is_name_or_path(fault)]
+    faults = reference_faults(raw)
+    problems = [_problem(item, raw) for item in [*truths, *errors] if not _is_said_elsewhere(item, bool(faults))]
+    problems += [_reference_problem(fault) for fault in faults if _is_name_or_path(fault)]
     count = "1 problem" if len(problems) == 1 else f"{len(problems)} problems"
     listed = "\n\n".join(problem.text() for problem in problems)
     raise UserError(
@@ -241,11 +242,11 @@ def _truths_for_numbers(value: Any, info: KeyInfo, path: tuple[str | int, ...] =
                 yield from _truths_for_numbers(item, child, (*path, name))
 
 
-def _is_said_elsewhere(error: ErrorDetails) -> bool:
+def _is_said_elsewhere(error: ErrorDetails, broken_references: bool) -> bool:
     """An error that only follows from another one, or that `reference_faults` reports beside all others."""
     if error["type"] == "too_short":
         return bool(len(error["input"]) >= error["ctx"]["min_length"])
-    return error["type"] == "value_error" and not error["loc"]
+    return error["type"] == "value_error" and not error["loc"] and broken_references
 
 
 def _place(loc: Sequence[str | int]) -> _Place:
@@ -306,7 +307,8 @@ def _as_list(value: Any, info: KeyInfo | None) -> list[Any]:
 def _unknown_key(place: _Place, value: Any) -> Problem:
     name = str(place.path[-1])
     known = place.parent.keys_of(place.variant)
-    if near := nearest(name, known):
+    elsewhere = list(dict.fromkeys(info.path for info in all_keys() if info.name == name))
+    if not elsewhere and (near := nearest(name, known)):
         line = _snippet((*place.path[:-1], near), value)
         return Problem(place.path, f"unknown key; did you mean `{near}`?", value, yaml=line)
     others = sorted({str(child.variant) for child in place.parent.children if child.name == name and child.variant})
@@ -314,8 +316,7 @@ def _unknown_key(place: _Place, value: Any) -> Problem:
         tag = place.parent.children[0].name
         hint = f"only with `{tag}: {' or '.join(others)}`; with `{place.variant}` there are: {', '.join(known)}"
         return Problem(place.path, f"no key of `{tag}: {place.variant}`", value, (hint,))
-    elsewhere = list(dict.fromkeys(info.path for info in all_keys() if info.name == name))
-    hint = f"`{name}` is known as {' and '.join(elsewhere)}" if elsewhere else f"known here: {', '.join(known)}"
+    hint = f"`{name}` is known as {' and '.join(elsewhere[:5])}" if elsewhere else f"known here: {', '.join(known)}"
     return Problem(place.path, "unknown key", value, (hint,))
 
 

@@ -319,12 +319,12 @@ def _match(info: KeyInfo, parts: Sequence[str]) -> Iterator[KeyInfo]:
 
 def _near_paths(parts: Sequence[str]) -> list[str]:
     known = list(dict.fromkeys(info.path for info in _walk(key_tree()) if info.path))
-    siblings = [child for parent in _match(key_tree(), parts[:-1]) for child in parent.children]
-    if close := difflib.get_close_matches(parts[-1], [child.name for child in siblings], n=3, cutoff=0.6):
-        return [child.path for child in siblings if child.name in close]
     same_name = [path for path in known if path.rpartition(".")[2] == parts[-1]]
     if same_name:
         return same_name[:5]
+    siblings = [child for parent in _match(key_tree(), parts[:-1]) for child in parent.children]
+    if close := difflib.get_close_matches(parts[-1], [child.name for child in siblings], n=3, cutoff=0.6):
+        return [child.path for child in siblings if child.name in close]
     spelled = difflib.get_close_matches(".".join(parts), known, n=3, cutoff=0.6)
     names = list(dict.fromkeys(path.rpartition(".")[2] for path in known))
     close = difflib.get_close_matches(parts[-1], names, n=2, cutoff=0.7)

@@ -1,0 +1,168 @@
+"""The files that a configuration asks for: what the workflow's targets are made of."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from typing import TypeVar
+
+from utterflow.config.models import Config
+from utterflow.config.signals import PARTITIONS
+from utterflow.fetch import model_listing
+from utterflow.models.folders import PretrainedModel
+
+T = TypeVar("T")
+
+SPLITS = ("train", "validation", "test")
+KENLM_LISTING = "data/tools/kenlm/kenlm.meta.json"
+
+
+def asr_runs(config: Config) -> list[tuple[str, str, str]]:
+    """Every (corpus, asr, scoring) that is asked for, once, in the configuration's order."""
+    return _once(
+        (corpus, asr, scoring)
+        for run in config.runs
+        for corpus in run.corpora
+        for asr in run.asr
+        for scoring in run.scoring
+    )
+
+
+def asr_scores(config: Config) -> list[str]:
+    """The metrics of every ASR run."""
+    return [f"results/evaluate/{corpus}/{asr}/{scoring}.json" for corpus, asr, scoring in asr_runs(config)]
+
+
+def nbest_lists(config: Config) -> list[str]:
+    """The n-best lists of every ASR run."""
+    return _once(f"results/asr/{corpus}/{asr}/nbest.jsonl" for corpus, asr, _ in asr_runs(config))
+
+
+def manifests(config: Config) -> list[str]:
+    """The manifest of every corpus that is asked for."""
+    return _once(f"results/corpora/{corpus}/manifest.jsonl" for corpus, _, _ in asr_runs(config))
+
+
+def correction_scores(config: Config) -> list[str]:
+    """The metrics of every correction, under each scoring of its run."""
+    return _once(
+        f"results/corrections/{correction}/{scoring}.json"
+        for run in config.runs
+        for correction in run.corrections
+        for scoring in run.scoring
+    )
+
+
+def all_scores(config: Config) -> list[str]:
+    """The metrics of everything that is asked for."""
+    return asr_scores(config) + correction_scores(config)
+
+
+def trainings(config: Config) -> list[str]:
+    """The names of the trainings whose models the asked for corrections use."""
+    return _once(item for name in predictions(config) if (item := config.predictions[name].training))
+
+
+def merged_models(config: Config) -> list[str]:
+    """The merged models that trainings ask for."""
+    return [
+        f"results/finetune/{name}/merged/model.safetensors"
+        for name in trainings(config)
+        if config.trainings[name].merge
+    ]
+
+
+def fetched_files(config: Config) -> list[str]:
+    """All that needs the network: downloads, archives' contents, hub models, KenLM's programs."""
+    unpacked = [f"{path}.contents.tsv" for path, item in config.downloads.items() if item.unpack_to]
+    audio_ctc = [item for item in config.logits.values() if item.source == "audio"]
+    pretrained: list[PretrainedModel] = [*config.asr.values(), *config.models.values(), *audio_ctc]
+    models = [str(model_listing(item.model, str(item.revision))) for item in pretrained if item.is_hub_model]
+    trains_ngrams = any(item.texts for item in config.ngrams.values())
+    tools = [KENLM_LISTING] if trains_ngrams and config.tools.kenlm_bin is None else []
+    return _once([*config.downloads, *unpacked, *models, *tools])
+
+
+def _once(items: Iterable[T]) -> list[T]:
+    return list(dict.fromkeys(items))
+
+
+def predictions(config: Config) -> list[str]:
+    """The names of the predictions that the asked for corrections score."""
+    corrections = _once(correction for run in config.runs for correction in run.corrections)
+    return _once(config.corrections[name].prediction for name in corrections)
+
+
+def prediction_files(config: Config) -> list[str]:
+    """The answers of every prediction that is asked for."""
+    return [f"results/generate/{name}/predictions.jsonl" for name in predictions(config)]
+
+
+def training_metrics(config: Config) -> list[str]:
+    """The metrics of every training that is asked for."""
+    return [f"results/finetune/{name}/metrics.json" for name in trainings(config)]
+
+
+def beam_lists(config: Config) -> list[str]:
+    """The dumped beams of every data set that the asked for trainings and predictions use."""
+    used = [(config.predictions[name].dataset, config.predictions[name].split) for name in predictions(config)]
+    for name in trainings(config):
+        training = config.trainings[name]
+        used += [(part.dataset, part.split) for part in (*training.train, *training.validation)]
+    sources = [source for dataset, split in _once(used) for source in getattr(config.datasets[dataset], split)]
+    return _once(f"results/beams/{item.beams}/{item.partition}/beams.jsonl" for item in sources if item.beams)
+
+
+def stages(config: Config) -> dict[str, list[str]]:
+    """Target of a stage -> its files."""
+    return {
+        "fetch": fetched_files(config),
+        "corpora": manifests(config),
+        "asr": nbest_lists(config),
+        "beams": beam_lists(config),
+        "trainings": training_metrics(config),
+        "predictions": prediction_files(config),
+        "evaluate": all_scores(config),
+    }
+
+
+def given_files(config: Config) -> dict[str, str]:
+    """Files that the user provides -> the config key that names each; audio and annotations are not among them."""
+    return {path: key for key, path in _named_files(config) if path and path not in config.downloads}
+
+
+def _named_files(config: Config) -> Iterator[tuple[str, str | None]]:
+    for name, recordings in config.recordings.items():
+        for part in PARTITIONS:
+            if recordings.source == "hdf5":
+                yield from ((f"recordings.{name}.{part}", path) for path in getattr(recordings, part))
+            else:
+                yield f"recordings.{name}.{part}.path", getattr(recordings, part).path
+        if recordings.source == "simulated":
+            yield f"recordings.{name}.tokens", recordings.tokens
+            yield f"recordings.{name}.lexicon", recordings.lexicon
+    for name, encoder in config.encoders.items():
+        yield f"encoders.{name}.tokens", encoder.tokens
+    for name, logits in config.logits.items():
+        if logits.source == "npz":
+            for part in PARTITIONS:
+                if stored := getattr(logits, part):
+                    yield f"logits.{name}.{part}.logits", stored.logits
+                    yield f"logits.{name}.{part}.transcripts", stored.transcripts
+    for name, ngram in config.ngrams.items():
+        yield f"ngrams.{name}.file", ngram.file
+        yield from ((f"ngrams.{name}.texts", path) for path in ngram.texts)
+    if config.tools.kenlm_bin:
+        yield from (("tools.kenlm_bin", f"{config.tools.kenlm_bin}/{name}") for name in ("lmplz", "build_binary"))
+    for name, beams in config.beams.items():
+        yield f"beams.{name}.tokens", beams.tokens
+        yield f"beams.{name}.lexicon", beams.lexicon
+    for name, model in config.models.items():
+        yield f"models.{name}.chat_template", model.chat_template
+    for name, dataset in config.datasets.items():
+        yield f"datasets.{name}.instruction", dataset.instruction
+        yield f"datasets.{name}.system", dataset.system
+        for split in SPLITS:
+            sources = getattr(dataset, split)
+            yield from ((f"datasets.{name}.{split}.{i}.lists", source.lists) for i, source in enumerate(sources))
+    for name, prediction in config.predictions.items():
+        yield f"predictions.{name}.json_schema", prediction.json_schema
