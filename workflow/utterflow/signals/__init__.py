@@ -1,0 +1,1 @@
+"""Stage signals: from neural recordings or audio to CTC logits."""
