@@ -1,17 +1,28 @@
 # Stage report: what `snakemake --report` shows, and one summary table over all runs.
 
-REPORT_FILES = [
+ASR_REPORT = [
     "results/report/asr_summary.tsv",
     "results/report/asr_summary.html",
     "results/report/asr_wer.svg",
     "results/report/asr_diversity.svg",
     "results/report/asr_throughput.svg",
 ]
+CORRECTIONS_REPORT = [
+    "results/report/corrections.tsv",
+    "results/report/corrections.html",
+    "results/report/corrections_wer.svg",
+]
+TRAINING_REPORT = ["results/report/training_loss.svg"]
+REPORT_FILES = [
+    *(ASR_REPORT if ASR_SCORES else []),
+    *(CORRECTIONS_REPORT if CORRECTION_SCORES else []),
+    *(TRAINING_REPORT if TRAININGS else []),
+]
 
 
 rule summarize_asr:
     input:
-        metrics=run_scores(),
+        metrics=ASR_SCORES,
     output:
         table="results/report/asr_summary.tsv",
         page=report(
@@ -41,8 +52,8 @@ rule summarize_asr:
 
 rule plot_asr:
     input:
-        metrics=run_scores(),
-        nbest_meta=[path.replace(".jsonl", ".meta.json") for path in run_nbest()],
+        metrics=ASR_SCORES,
+        nbest_meta=[path.replace(".jsonl", ".meta.json") for path in NBEST],
     output:
         wer=report(
             "results/report/asr_wer.svg",
@@ -79,3 +90,33 @@ rule plot_asr:
         code=code("plot_asr"),
     script:
         "../workflow/scripts/plot_asr.py"
+
+
+rule plot_training:
+    input:
+        histories=[f"results/finetune/{name}/history.jsonl" for name in TRAININGS],
+        metrics=[f"results/finetune/{name}/metrics.json" for name in TRAININGS],
+    output:
+        loss=report(
+            "results/report/training_loss.svg",
+            caption="../workflow/report/training_loss.rst",
+            category="Corrections",
+            labels={"what": "Loss of the trainings"},
+        ),
+        meta="results/report/training_loss.meta.json",
+    log:
+        "results/logs/plot_training.log",
+    benchmark:
+        "results/benchmarks/plot_training.tsv"
+    localrule: True
+    conda:
+        "../envs/main.yaml"
+    threads: 1
+    resources:
+        mem_mb=grown(800),
+        runtime=grown(10),
+    params:
+        cfg={"trainings": TRAININGS},
+        code=code("plot_training"),
+    script:
+        "../workflow/scripts/plot_training.py"

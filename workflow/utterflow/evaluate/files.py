@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -112,13 +112,25 @@ def read_lists(path: Path) -> Iterator[tuple[list[str], str]]:
         UserError: file, line and field of the first row that does not fit.
     """
     for number, value in read_jsonl(path):
-        yield _read_list(value, f"{path}, line {number}")
+        where = f"{path}, line {number}"
+        texts, reference = parse_list(value, where)
+        if reference is None:
+            target = next(target for source, target in LIST_FIELDS if source in value)
+            raise UserError(f"field `{target}`: expected a text, found {short(None)}", where=where)
+        yield texts, reference
 
 
-def _read_list(value: dict[str, Any], where: str) -> tuple[list[str], str]:
+def parse_list(value: Mapping[str, Any], where: str) -> tuple[list[str], str | None]:
+    """(hypotheses, reference) of one row, in one of the forms of `LIST_FIELDS`; None without a reference.
+
+    Raises:
+        UserError: the field that does not fit.
+    """
     for source, target in LIST_FIELDS:
         if source in value:
-            return _hypotheses(value[source], source, where), _text(value.get(target), target, where)
+            reference = value.get(target)
+            texts = _hypotheses(value[source], source, where)
+            return texts, None if reference is None else _text(reference, target, where)
     names = " or ".join(f"`{source}` with `{target}`" for source, target in LIST_FIELDS)
     raise UserError("no n-best list in this row", where=where, fix=f"write {names}")
 

@@ -94,7 +94,7 @@ def score_asr(
     watch = Stopwatch()
     tally = score_rows(nbest, rows, rejected, cfg)
     if cfg.bootstrap.unit == "speaker":
-        _check_speakers(tally, nbest)
+        check_speakers(tally.speakers, tally.counts()["speaker"], nbest)
     rejected_before = {stage: int(read_json(side)["rows"]["rejected"]) for stage, side in (earlier or {}).items()}
     result = asr_metrics(tally, cfg, corpus, asr, scoring).model_copy(update={"rejected_before": rejected_before})
     write_json(metrics, result.row())
@@ -115,7 +115,7 @@ def score_asr(
         rows=result.rows,
     )
     log.info("%d rows scored, %d rejected", tally.scored, tally.rejected)
-    log.info("WER %s, MBR %s, oracle %s", *(_percent(item) for item in _headline(result.total)))
+    log.info("WER %s, MBR %s, oracle %s", *(percent(item) for item in _headline(result.total)))
     return result
 
 
@@ -161,7 +161,7 @@ def asr_metrics(tally: Tally, cfg: Scoring, corpus: str, asr: str, scoring: str)
         bootstrap_unit=cfg.bootstrap.unit,
         rows={"in": tally.scored + tally.rejected, "out": tally.scored, "rejected": tally.rejected},
         total=scores(counts, cfg),
-        groups=dict(_groups(counts, tally.groups, cfg)),
+        groups={name: scores(part, cfg) for name, part in counts_by_group(counts, tally.groups)},
         oracle_curve=[rate(edits, words) for edits in tally.oracle_sums],
         distinct_curve=[count / tally.scored for count in tally.distinct_sums],
     )
@@ -173,7 +173,7 @@ def scores(counts: Counts, cfg: Scoring) -> AsrScores:
     first = counts["substitutions"] + counts["deletions"] + counts["insertions"]
     rated = {"wer": first, "mbr": counts["mbr"], "compositional": counts["compositional"]}
     rated |= {name: column for name, column in counts.items() if name.startswith("oracle@")}
-    rates = _rates(rated, lengths, counts["speaker"], cfg.bootstrap)
+    rates = rates_with_intervals(rated, lengths, counts["speaker"], cfg.bootstrap)
     total = {name: int(column.sum()) for name, column in counts.items()}
     utterances = len(lengths)
     return AsrScores(
@@ -206,7 +206,7 @@ def write_table(path: Path, metrics: AsrMetrics) -> None:
         writer.writerow(TABLE_COLUMNS)
         for group, part in [(ALL, metrics.total), *metrics.groups.items()]:
             for metric, item in _flat(part):
-                cells = [_cell(value) for value in (item.value, item.low, item.high)]
+                cells = [cell(value) for value in (item.value, item.low, item.high)]
                 writer.writerow([metrics.corpus, metrics.asr, metrics.scoring, group, metric, *cells, part.utterances])
 
 
@@ -220,16 +220,18 @@ def _flat(part: AsrScores) -> Iterator[tuple[str, Rate]]:
             yield name, Rate(value=value)
 
 
-def _cell(value: float | None) -> str:
+def cell(value: float | None) -> str:
+    """A number in a table: six decimals, empty where undefined."""
     return "" if value is None else f"{value:.6f}".rstrip("0").rstrip(".")
 
 
-def _rates(
+def rates_with_intervals(
     edits: Mapping[str, npt.NDArray[np.int64]],
     lengths: npt.NDArray[np.int64],
     speakers: npt.NDArray[np.int64],
     bootstrap: Bootstrap,
 ) -> dict[str, Rate]:
+    """Corpus-level rates by name, with intervals that share their draws; all arrays [utterances]."""
     intervals = bootstrap_intervals(
         np.column_stack(list(edits.values())),
         lengths,
@@ -250,15 +252,16 @@ def _rates(
     return rates
 
 
-def _groups(counts: Counts, groups: Mapping[str | None, int], cfg: Scoring) -> Iterator[tuple[str, AsrScores]]:
+def counts_by_group(counts: Counts, groups: Mapping[str | None, int]) -> Iterator[tuple[str, Counts]]:
+    """Yield (name, counts of its rows) of each group, the rows without one last; nothing where no row has one."""
     if set(groups) == {None}:
         return
     for name in sorted(groups, key=lambda group: (group is None, group or "")):
         members = counts["group"] == groups[name]
-        yield _shown_group(name), scores({key: column[members] for key, column in counts.items()}, cfg)
+        yield shown_group(name), {key: column[members] for key, column in counts.items()}
 
 
-def _shown_group(name: str | None) -> str:
+def shown_group(name: str | None) -> str:
     """A group's name in files; one that is called like a row of our own is put in quotes."""
     if name is None:
         return NO_GROUP
@@ -316,8 +319,13 @@ def _add(tally: Tally, row: NbestRow, score: ListScore) -> None:
 
 def posterior(hypotheses: Sequence[Hypothesis]) -> list[float]:
     """Probability of each hypothesis within its list: softmax of the total log-probabilities."""
-    scores = np.array([hypothesis.score for hypothesis in hypotheses])
-    weights = np.exp(scores - scores.max())
+    return softmax([hypothesis.score for hypothesis in hypotheses])
+
+
+def softmax(log_probabilities: Sequence[float]) -> list[float]:
+    """Probabilities that sum to one, from natural logarithms that lack a constant."""
+    values = np.array(log_probabilities)
+    weights = np.exp(values - values.max())
     return [float(weight) for weight in weights / weights.sum()]
 
 
@@ -334,17 +342,26 @@ def _check_rejected(tally: Tally, allowed: float, source: Path) -> None:
         )
 
 
-def _check_speakers(tally: Tally, source: Path) -> None:
-    if set(tally.speakers) == {None}:
+def check_speakers(speakers: Mapping[str | None, int], column: npt.NDArray[np.int64], source: Path) -> None:
+    """Warn of speakers that give no sound bootstrap.
+
+    Args:
+        speakers: number of each speaker; None stands for a row that names none
+        column: [utterances], number of each one's speaker
+
+    Raises:
+        UserError: no row names a speaker.
+    """
+    if set(speakers) == {None}:
         raise UserError(
             "bootstrap by speaker, but no row has a speaker",
             where=str(source),
             fix="set `scoring.<name>.bootstrap.unit: utterance`, or give the corpus a speaker column",
         )
-    if len(tally.speakers) == 1:
+    if len(speakers) == 1:
         log.warning("there is only one speaker: a bootstrap by speaker gives no intervals")
-    if None in tally.speakers:
-        nameless = int((tally.counts()["speaker"] == tally.speakers[None]).sum())
+    if None in speakers:
+        nameless = int((column == speakers[None]).sum())
         log.warning("%d rows have no speaker; the bootstrap takes them as one", nameless)
 
 
@@ -352,5 +369,6 @@ def _headline(part: AsrScores) -> list[Rate]:
     return [part.wer, part.mbr, part.oracle[max(part.oracle)]]
 
 
-def _percent(item: Rate) -> str:
+def percent(item: Rate) -> str:
+    """A rate for people."""
     return "undefined" if item.value is None else f"{100 * item.value:.2f}%"

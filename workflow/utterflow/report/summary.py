@@ -134,11 +134,15 @@ def shown_table(rows: Sequence[Cells]) -> list[list[str]]:
 
 def summary_text(rows: Sequence[Cells]) -> str:
     """The summary as an aligned text table."""
-    table = shown_table(rows)
-    widths = [max(len(line[index]) for line in table) for index in range(len(SHOWN))]
+    return aligned_text(shown_table(rows), NAME_COLUMNS)
+
+
+def aligned_text(table: Sequence[Sequence[str]], name_columns: int) -> str:
+    """A table with its heading underlined; the first columns to the left, numbers to the right."""
+    widths = [max(map(len, column)) for column in zip(*table, strict=True)]
     lines = [
         "  ".join(
-            cell.ljust(width) if index < NAME_COLUMNS else cell.rjust(width)
+            cell.ljust(width) if index < name_columns else cell.rjust(width)
             for index, (cell, width) in enumerate(zip(line, widths, strict=True))
         ).rstrip()
         for line in table
@@ -160,8 +164,8 @@ def html_page(title: str, rows: Sequence[Cells]) -> str:
     )
 
 
-def print_summary(table: Path) -> None:
-    """Print a summary table as `summarize_asr` wrote it.
+def read_summary(table: Path, as_text: Callable[[Sequence[Cells]], str]) -> str:
+    """A summary table that a run wrote, as text.
 
     Raises:
         UserError: the file is missing, or is no summary table.
@@ -169,18 +173,20 @@ def print_summary(table: Path) -> None:
     try:
         with table.open(encoding="utf-8", newline="") as handle:
             rows = list(csv.DictReader(handle, delimiter="\t"))
-        text = summary_text(rows)
+        text = as_text(rows)
     except FileNotFoundError:
         raise UserError(
             "there is no summary yet", where=str(table), fix="run `snakemake report --cores 1`, or give --path"
         ) from None
     except (KeyError, TypeError, ValueError, csv.Error):
         raise UserError(
-            "this is not a summary table", where=str(table), fix="give the asr_summary.tsv of a finished run"
+            "this is not a summary table",
+            where=str(table),
+            fix="give the asr_summary.tsv or corrections.tsv of a finished run",
         ) from None
     if not rows:
         raise UserError("the summary is empty", where=str(table), fix="run `snakemake report --cores 1` again")
-    print(text)
+    return text
 
 
 def _interval(name: str, item: Rate) -> dict[str, str]:

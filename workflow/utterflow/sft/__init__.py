@@ -1,0 +1,1 @@
+"""Supervised fine-tuning data: one record for all tasks, mixed and tokenised."""
