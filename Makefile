@@ -5,18 +5,19 @@ SHELL := /bin/bash
 
 VENV ?= .venv
 CORES ?= $(shell nproc)
+VLLM ?= cpu
 PYTHON ?= $(shell for p in python3.11 python3.12 python3; do \
 	$$p -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] < (3, 13))' 2>/dev/null && echo $$p && break; done)
 BIN := $(abspath $(VENV))/bin
 READY := $(VENV)/.ready
-REQUIREMENTS := $(wildcard requirements/*.txt) pyproject.toml
+REQUIREMENTS := $(addprefix requirements/,main.txt dev.txt slurm.txt) pyproject.toml
 
 # Jobs run side by side, one thread each; idle OpenMP threads must not spin.
 export OMP_WAIT_POLICY := PASSIVE
 export HF_HUB_OFFLINE ?= 1
 export PATH := $(BIN):$(PATH)
 
-.PHONY: help setup demo test test-slow dry-run report lint format docs clean
+.PHONY: help setup setup-vllm demo test test-slow dry-run report lint format docs clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 12
@@ -32,6 +33,12 @@ $(READY): $(REQUIREMENTS)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --editable .
 	@touch $@
 
+setup-vllm:  ## make .venv-vllm for `backend: vllm` (VLLM=gpu where there are GPUs)
+	@case "$(VLLM)" in cpu | gpu) ;; *) echo "error: write VLLM=cpu or VLLM=gpu" >&2; exit 1 ;; esac
+	$(PYTHON) -m venv .venv-vllm
+	.venv-vllm/bin/python -m pip install --quiet --disable-pip-version-check $(if $(filter cpu,$(VLLM)),--no-deps) -r requirements/vllm-$(VLLM).txt
+	@.venv-vllm/bin/python -P -c 'import vllm; print("vLLM", vllm.__version__, "in .venv-vllm")'
+
 demo: $(READY)  ## run the embedded demo; prints a table and where the report is
 	$(BIN)/snakemake demo --cores $(CORES) --quiet rules
 	@$(MAKE) --no-print-directory report
@@ -39,7 +46,7 @@ demo: $(READY)  ## run the embedded demo; prints a table and where the report is
 	@echo "report: $(abspath results/report/report.html)"
 
 report: $(READY)  ## write results/report/report.html from finished results
-	@[ -f results/report/asr_summary.tsv ] || { echo "error: no results yet to report; run make demo or snakemake first" >&2; exit 1; }
+	@ls results/report/*.tsv >/dev/null 2>&1 || { echo "error: no results yet to report; run make demo or snakemake first" >&2; exit 1; }
 	@said=$$($(BIN)/snakemake all --cores 1 --report results/report/report.html --quiet rules 2>&1) || { echo "$$said" >&2; exit 1; }
 
 dry-run: $(READY)  ## show what would run

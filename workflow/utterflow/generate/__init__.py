@@ -1,0 +1,1 @@
+"""Stage generate: answers of language models to a dataset's prompts."""

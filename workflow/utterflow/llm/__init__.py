@@ -1,0 +1,1 @@
+"""Asking language models: one request and answer, several back ends."""
