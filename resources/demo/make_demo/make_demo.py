@@ -1,4 +1,4 @@
-"""Rebuild the embedded demo's data from nothing: corpora, nano Whisper checkpoints, figures.
+"""Rebuild the embedded demo's data from nothing: corpora, nano models, n-best lists, lexicon, figures.
 
     pip install -r resources/demo/make_demo/requirements.txt
     python resources/demo/make_demo/make_demo.py --work /tmp/utterflow-demo
@@ -10,10 +10,17 @@ else.
 from __future__ import annotations
 
 import argparse
+import json
 import time
 from pathlib import Path
 
-STAGES = ("corpora", "training-data", "models", "figures")
+STAGES = ("corpora", "training-data", "models", "figures", "lexicon", "nbest", "llm", "llm-figures")
+
+
+def add_figures(path: Path, figures: dict[str, object]) -> None:
+    """Put figures of some models into the file, beside those of the others."""
+    known = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+    path.write_text(json.dumps(known | figures, indent=1) + "\n", encoding="utf-8")
 
 
 def main() -> None:
@@ -33,6 +40,7 @@ def main() -> None:
     from synthesise import make_shipped, make_training_data, split_sentences
 
     parts = split_sentences()
+    figures = options.demo / "make_demo" / "figures.json"
     for stage in (stage for stage in STAGES if stage in options.stages):
         began = time.time()
         if stage == "corpora":
@@ -43,11 +51,28 @@ def main() -> None:
             from train_whisper import make_models
 
             make_models(options.work, options.demo / "models", options.training_threads)
-        else:
+        elif stage == "figures":
             from measure import annotate_and_measure
 
-            figures = options.demo / "make_demo" / "figures.json"
-            annotate_and_measure(options.demo, figures, options.threads)
+            fresh = options.work / "figures.json"
+            annotate_and_measure(options.demo, fresh, options.threads)
+            add_figures(figures, json.loads(fresh.read_text(encoding="utf-8")))
+        elif stage == "lexicon":
+            from lexicon import make_lexicon
+
+            make_lexicon(options.demo / "lexicon")
+        elif stage == "nbest":
+            from nbest_lists import RECOGNISER, make_lists
+
+            make_lists(options.demo / "nbest", options.demo / "models" / RECOGNISER, parts, options.threads)
+        elif stage == "llm":
+            from train_llm import make_llm
+
+            make_llm(options.demo / "models" / "nano-llm", parts, options.training_threads)
+        else:
+            from measure_llm import measure_all
+
+            add_figures(figures, {"nano-llm": measure_all(options.demo)})
         print(f"{stage}: {time.time() - began:.0f} s", flush=True)
 
 
