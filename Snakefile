@@ -16,53 +16,38 @@ include: "rules/common.smk"
 include: "rules/corpora.smk"
 include: "rules/asr.smk"
 include: "rules/evaluate.smk"
+include: "rules/signals.smk"
+include: "rules/beams.smk"
+include: "rules/corrector.smk"
+include: "rules/sft.smk"
+include: "rules/finetune.smk"
+include: "rules/generate.smk"
 include: "rules/report.smk"
-
-
-localrules:
-    all,
-    demo,
-    fetch,
-    corpora,
-    asr,
-    evaluate,
-    report,
 
 
 rule all:
     default_target: True
     input:
-        run_scores(),
+        ASR_SCORES,
+        CORRECTION_SCORES,
+        targets.merged_models(CONFIG),
         REPORT_FILES,
+    localrule: True
 
 
 # The embedded demo is the default configuration.
 rule demo:
     input:
         rules.all.input,
+    localrule: True
 
 
-# Everything that comes from the network: public audio, annotations, hub models.
-rule fetch:
-    input:
-        fetched_files(),
+# One target per stage, by its name; `fetch` is all that comes from the network.
+for stage, files in {**targets.stages(CONFIG), "report": REPORT_FILES}.items():
 
-
-rule corpora:
-    input:
-        run_manifests(),
-
-
-rule asr:
-    input:
-        run_nbest(),
-
-
-rule evaluate:
-    input:
-        run_scores(),
-
-
-rule report:
-    input:
-        REPORT_FILES,
+    rule:
+        name:
+            stage
+        input:
+            files,
+        localrule: True

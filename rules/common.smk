@@ -13,11 +13,13 @@ if sys.path[0] != LIBRARY:
     inherited = dict(os.environ).get("PYTHONPATH")
     os.environ.update(PYTHONPATH=os.pathsep.join(filter(None, [LIBRARY, inherited])))
 
+from utterflow import targets
 from utterflow.asr.models import model_inputs
 from utterflow.codedigest import code_digest
 from utterflow.config.base import NAME_PATTERN, placement_keys
 from utterflow.config.load import check_config_files, load_config
 from utterflow.errors import UserError
+from utterflow.finetune.resources import slurm_resources
 
 SCRIPTS = Path(workflow.basedir) / "workflow" / "scripts"
 
@@ -30,10 +32,14 @@ config.clear()
 config.update(CONFIG.model_dump(mode="json"))
 
 
+NAMES = "corpus asr scoring recordings encoder logits ngram beams dataset training prediction correction"
+
+
 wildcard_constraints:
-    corpus=NAME_PATTERN,
-    asr=NAME_PATTERN,
-    scoring=NAME_PATTERN,
+    **dict.fromkeys(NAMES.split(), NAME_PATTERN),
+    fold=r"full|\d+",
+    partition="train|val|test",
+    split="train|validation|test",
     shard=r"\d+",
     shards=r"\d+",
 
@@ -43,19 +49,42 @@ def code(rule):
     return code_digest(SCRIPTS / f"{rule}.py")
 
 
-def cfg_corpus(wildcards):
-    corpus = CONFIG.corpora[wildcards.corpus]
-    # The number of shards is in the names of the shards' files.
-    return corpus.model_dump(mode="json", exclude=placement_keys(type(corpus)) | {"shards"})
+def entry(section, wildcard):
+    """The configuration's entry that a wildcard names, as a function of the wildcards."""
+    return lambda wildcards: getattr(CONFIG, section)[getattr(wildcards, wildcard)]
 
 
-def cfg_asr(wildcards):
-    variant = CONFIG.asr[wildcards.asr]
-    return variant.model_dump(mode="json", exclude=placement_keys(type(variant)))
+def cfg_of(section, wildcard, exclude=()):
+    """That entry without what only places or sizes jobs, as a function of the wildcards."""
+
+    def cfg(wildcards):
+        found = entry(section, wildcard)(wildcards)
+        return found.model_dump(mode="json", exclude=placement_keys(type(found)) | set(exclude))
+
+    return cfg
 
 
-def cfg_scoring(wildcards):
-    return CONFIG.scoring[wildcards.scoring].model_dump(mode="json")
+# The number of shards is in the names of the shards' files.
+cfg_corpus = cfg_of("corpora", "corpus", exclude=["shards"])
+cfg_asr = cfg_of("asr", "asr")
+cfg_scoring = cfg_of("scoring", "scoring")
+
+
+def sized(section, wildcard, key):
+    """A placement key of that entry, for `threads` and `resources`."""
+    return lambda wildcards: getattr(entry(section, wildcard)(wildcards), key)
+
+
+def slurm(key):
+    """A resource of a training in the words of Slurm's executor; left out where it does not need one."""
+    return lambda wildcards: slurm_resources(CONFIG.trainings[wildcards.training]).get(key)
+
+
+def on_gpu(section, wanted):
+    """Names of a section's entries that ask for a GPU (or for none)."""
+    return either(
+        name for name, item in getattr(CONFIG, section).items() if bool(item.gpus) == wanted
+    )
 
 
 def either(names):
@@ -68,19 +97,6 @@ def grown(value):
     return lambda wildcards, attempt: (value(wildcards) if callable(value) else value) * attempt
 
 
-def asr_runs():
-    """Every (corpus, asr, scoring) that the configuration asks for, once, in its order."""
-    return list(
-        dict.fromkeys(
-            (corpus, asr, scoring)
-            for run in CONFIG.runs
-            for corpus in run.corpora
-            for asr in run.asr
-            for scoring in run.scoring
-        )
-    )
-
-
 def shard_files(wildcards, suffix):
     """One file of each shard of a corpus, under one ASR variant."""
     shards = CONFIG.corpora[wildcards.corpus].shards
@@ -88,33 +104,8 @@ def shard_files(wildcards, suffix):
     return [f"{folder}/{shard}-of-{shards}{suffix}" for shard in range(shards)]
 
 
-def run_manifests():
-    return [
-        f"results/corpora/{corpus}/manifest.jsonl"
-        for corpus in dict.fromkeys(run[0] for run in asr_runs())
-    ]
-
-
-def run_nbest():
-    return [
-        f"results/asr/{corpus}/{asr}/nbest.jsonl"
-        for corpus, asr in dict.fromkeys(run[:2] for run in asr_runs())
-    ]
-
-
-def run_scores(suffix=".json"):
-    return [
-        f"results/evaluate/{corpus}/{asr}/{scoring}{suffix}" for corpus, asr, scoring in asr_runs()
-    ]
-
-
-def fetched_files():
-    """All that needs the network."""
-    unpacked = [f"{path}.contents.tsv" for path, item in CONFIG.downloads.items() if item.unpack_to]
-    models = [
-        path
-        for variant in CONFIG.asr.values()
-        if variant.is_hub_model
-        for path in model_inputs(variant)
-    ]
-    return [*CONFIG.downloads, *unpacked, *dict.fromkeys(models)]
+MANIFESTS = targets.manifests(CONFIG)
+NBEST = targets.nbest_lists(CONFIG)
+ASR_SCORES = targets.asr_scores(CONFIG)
+CORRECTION_SCORES = targets.correction_scores(CONFIG)
+TRAININGS = targets.trainings(CONFIG)

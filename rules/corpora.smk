@@ -4,6 +4,8 @@ import re
 
 from utterflow.corpora import listing_of, rule_inputs
 
+GIVEN_FILES = targets.given_files(CONFIG)
+
 DOWNLOAD = either(re.escape(path.removeprefix("data/")) for path in CONFIG.downloads)
 ARCHIVE = either(
     re.escape(path.removeprefix("data/"))
@@ -119,3 +121,21 @@ rule prepare_corpus:
         code=code("prepare_corpus"),
     script:
         "../workflow/scripts/prepare_corpus.py"
+
+
+# A file that the user has to provide is not there: dry runs show it, a run says which key names it.
+rule missing_file:
+    output:
+        "{path}",
+    log:
+        "results/logs/missing_file/{path}.log",
+    wildcard_constraints:
+        path=either(re.escape(path) for path in GIVEN_FILES if not Path(path).exists()),
+    localrule: True
+    conda:
+        "../envs/main.yaml"
+    params:
+        cfg=lambda wildcards: {"key": GIVEN_FILES[wildcards.path]},
+        code=code("missing_file"),
+    script:
+        "../workflow/scripts/missing_file.py"

@@ -8,17 +8,20 @@ import json
 import multiprocessing
 import os
 import shutil
+import signal
 import subprocess
 import sys
 import tarfile
 import threading
-from collections.abc import Iterator, Mapping
+import time
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pytest
 import soundfile
 import yaml
 from tiny_whisper import save_tiny_whisper
@@ -38,6 +41,7 @@ class Job:
     resources: Mapping[str, Any]
     threads: int
     output: tuple[str, ...]
+    input: tuple[str, ...]
     scripted: bool
     documented: bool  # has a log, a benchmark and an environment
 
@@ -54,6 +58,19 @@ def copy_workflow(folder: Path, *more: str) -> None:
             shutil.copytree(source, folder / name, ignore=shutil.ignore_patterns("__pycache__", "*.egg-info"))
         else:
             shutil.copy2(source, folder / name)
+
+
+def copy_tools(folder: Path) -> None:
+    """KenLM's programs as this checkout has built them (or those in `KENLM_BIN`): no copy has to fetch and compile.
+
+    Skips the test where there are none.
+    """
+    target = folder / "data/tools/kenlm"
+    for place in filter(None, [os.environ.get("KENLM_BIN"), REPOSITORY / "data/tools/kenlm"]):
+        if all((Path(place) / name).is_file() for name in ("lmplz", "build_binary", "kenlm.meta.json")):
+            shutil.copytree(place, target)
+            return
+    pytest.skip("KenLM's programs are not built: `snakemake --cores 2 data/tools/kenlm/lmplz` does it")
 
 
 def environment() -> dict[str, str]:
@@ -73,6 +90,27 @@ def snakemake(folder: Path, *arguments: str, timeout: float = 400) -> subprocess
         timeout=timeout,
         check=False,
     )
+
+
+def kill_when(folder: Path, ready: Callable[[], bool], *arguments: str, timeout: float = 200) -> None:
+    """Run Snakemake in a folder and kill it with all its jobs (SIGKILL) as soon as `ready` holds; then unlock."""
+    process = subprocess.Popen(
+        [sys.executable, "-m", "snakemake", "--cores", "1", *arguments],
+        cwd=folder,
+        env=environment(),
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        start_new_session=True,
+    )
+    deadline = time.monotonic() + timeout
+    while not ready() and process.poll() is None and time.monotonic() < deadline:
+        time.sleep(0.005)
+    in_time = process.poll() is None and ready()
+    os.killpg(process.pid, signal.SIGKILL)
+    status = process.wait()
+    assert in_time and status == -signal.SIGKILL, f"it ended with {status} before it was to be killed"
+    unlocked = snakemake(folder, "--unlock", *arguments)
+    assert unlocked.returncode == 0, unlocked.stdout[-2000:]
 
 
 def dry_run(folder: Path, *arguments: str) -> list[Job]:
@@ -115,7 +153,15 @@ def dry_run(folder: Path, *arguments: str) -> list[Job]:
     if status:
         raise AssertionError(f"dry run failed: {status}\n{(folder / 'dry-run.log').read_text()}")
     return [
-        Job(**{**job, "wildcards": tuple(map(tuple, job["wildcards"])), "output": tuple(job["output"])}) for job in jobs
+        Job(
+            **{
+                **job,
+                "wildcards": tuple(map(tuple, job["wildcards"])),
+                "output": tuple(job["output"]),
+                "input": tuple(job["input"]),
+            }
+        )
+        for job in jobs
     ]
 
 
@@ -125,9 +171,10 @@ def _describe(job: Any, dag: Any) -> dict[str, Any]:
         "wildcards": sorted((job.wildcards_dict or {}).items()),
         "needed": bool(dag.needrun(job)),
         "params": dict(job.params.items()) | {"": list(job.params)[len(job.params.keys()) :]},
-        "resources": {name: str(job.resources.get(name)) for name in ("gpu", "mem_mb", "runtime")},
+        "resources": {name: str(job.resources.get(name)) for name in ("gpu", "nodes", "mem_mb", "runtime")},
         "threads": int(job.threads),
         "output": [str(path) for path in job.output],
+        "input": [str(path) for path in job.input],
         "scripted": job.rule.script is not None,
         "documented": bool(job.rule.log and job.rule.benchmark and job.rule.conda_env),
     }

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 import workspace
+from rerun_keys import CORRECTOR_CHANGES, CORRECTOR_OTHERS, CORRECTOR_PLACEMENT
 
 from utterflow.config.reference import all_keys
 
@@ -137,7 +138,8 @@ def corpus_of(job: workspace.Job) -> str | None:
 
 
 def test_every_key_is_tested():
-    assert {(key.path, key.variant) for key in all_keys()} == CHANGES.keys() | PLACEMENT.keys() | TARGETS
+    corrector = CORRECTOR_CHANGES.keys() | CORRECTOR_PLACEMENT.keys() | CORRECTOR_OTHERS
+    assert {(key.path, key.variant) for key in all_keys()} == CHANGES.keys() | PLACEMENT.keys() | TARGETS | corrector
 
 
 def test_nothing_changed_nothing_reruns(place):

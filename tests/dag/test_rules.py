@@ -43,14 +43,14 @@ def test_params_are_one_dict_and_the_code(jobs):
 
 def test_rules_leave_log_benchmark_environment_and_side_file(jobs):
     for job in jobs:
-        if job.scripted:
+        if job.scripted and job.rule != "missing_file":
             assert job.documented, job.name
             assert [path for path in job.output if path.endswith(".meta.json")], job.name
             assert int(float(job.resources["mem_mb"])) > 0 and int(float(job.resources["runtime"])) > 0, job.name
 
 
 def test_stage_targets_exist(clone):
-    for target in ("demo", "corpora", "asr", "evaluate", "report", "fetch"):
+    for target in ("demo", "corpora", "asr", "beams", "trainings", "predictions", "evaluate", "report", "fetch"):
         assert {job.rule for job in workspace.dry_run(clone, target)} >= {target}
 
 
