@@ -12,7 +12,10 @@ from __future__ import annotations
 import argparse
 import json
 import time
+from collections.abc import Sequence
 from pathlib import Path
+
+from grammar import Sentence
 
 STAGES = ("corpora", "training-data", "models", "figures", "lexicon", "nbest", "llm", "llm-figures")
 
@@ -61,6 +64,7 @@ def main() -> None:
             from lexicon import make_lexicon
 
             make_lexicon(options.demo / "lexicon")
+            write_sentences(options.demo / "text" / "sentences.txt", parts["asr_train"])
         elif stage == "nbest":
             from nbest_lists import RECOGNISER, make_lists
 
@@ -74,6 +78,12 @@ def main() -> None:
 
             add_figures(figures, {"nano-llm": measure_all(options.demo)})
         print(f"{stage}: {time.time() - began:.0f} s", flush=True)
+
+
+def write_sentences(path: Path, sentences: Sequence[Sentence]) -> None:
+    """The text that word n-grams are trained from: no sentence of the demo's recordings or lists."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text("".join(f"{sentence.text}\n" for sentence in sentences), encoding="utf-8")
 
 
 if __name__ == "__main__":
