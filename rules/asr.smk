@@ -1,10 +1,12 @@
 # Stage asr: n-best lists from Whisper, one job per shard, then one file.
 
+from utterflow.models.folders import model_inputs_of
+
 
 rule transcribe:
     input:
         manifest="results/corpora/{corpus}/manifest.jsonl",
-        model=lambda wildcards: model_inputs(CONFIG.asr[wildcards.asr]),
+        model=lambda wildcards: model_inputs_of(CONFIG.asr[wildcards.asr]),
     output:
         nbest="results/asr/{corpus}/{asr}/shards/{shard}-of-{shards}.jsonl",
         rejected="results/asr/{corpus}/{asr}/shards/{shard}-of-{shards}.rejected.jsonl",

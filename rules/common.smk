@@ -14,7 +14,6 @@ if sys.path[0] != LIBRARY:
     os.environ.update(PYTHONPATH=os.pathsep.join(filter(None, [LIBRARY, inherited])))
 
 from utterflow import targets
-from utterflow.asr.models import model_inputs
 from utterflow.codedigest import code_digest
 from utterflow.config.base import NAME_PATTERN, placement_keys
 from utterflow.config.load import check_config_files, load_config

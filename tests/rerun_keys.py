@@ -238,6 +238,20 @@ CORRECTOR_CHANGES: dict[Key, tuple[str, Any]] = {
             "device": "cpu",
         },
     ),
+    **_keys(
+        "scoring",
+        "main",
+        {
+            "normalizer": "none",
+            "oracle_at": [1, 3],
+            "mbr_weights": "uniform",
+            "bootstrap.samples": 30,
+            "bootstrap.unit": "speaker",
+            "bootstrap.confidence": 0.9,
+            "bootstrap.seed": 7,
+            "max_rejected": 0.5,
+        },
+    ),
     ("corrections.*.reject_beyond", None): ("corrections/real/reject_beyond", 0.5),
 }
 CORRECTOR_PLACEMENT: dict[Key, tuple[str, Any]] = {

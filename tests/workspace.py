@@ -60,15 +60,23 @@ def copy_workflow(folder: Path, *more: str) -> None:
             shutil.copy2(source, folder / name)
 
 
-def copy_tools(folder: Path) -> None:
-    """KenLM's programs as this checkout has built them (or those in `KENLM_BIN`): no copy has to fetch and compile.
+def copy_kernels(folder: Path) -> None:
+    """The decoder's machine code, as far as this checkout has compiled it: a copy's first job does not have to."""
+    kernels = Path("workflow/utterflow/beams/__pycache__")
+    (folder / kernels).mkdir(exist_ok=True)
+    for path in (REPOSITORY / kernels).glob("*.nb?"):
+        shutil.copy2(path, folder / kernels)
 
-    Skips the test where there are none.
+
+def copy_tools(folder: Path) -> None:
+    """KenLM's programs, as this checkout has built them, or those in `KENLM_BIN`; and the decoder's machine code.
+
+    Skips the test where there are no programs: to build them takes minutes and the network.
     """
-    target = folder / "data/tools/kenlm"
+    copy_kernels(folder)
     for place in filter(None, [os.environ.get("KENLM_BIN"), REPOSITORY / "data/tools/kenlm"]):
         if all((Path(place) / name).is_file() for name in ("lmplz", "build_binary", "kenlm.meta.json")):
-            shutil.copytree(place, target)
+            shutil.copytree(place, folder / "data/tools/kenlm")
             return
     pytest.skip("KenLM's programs are not built: `snakemake --cores 2 data/tools/kenlm/lmplz` does it")
 

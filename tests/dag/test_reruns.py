@@ -22,6 +22,7 @@ FOLLOWS = {
     "prepare_corpus": {"prepare_corpus", *TRANSCRIBED},
     "transcribe": TRANSCRIBED,
     "score_asr": SCORED,
+    "score_corrections": set(),
     "summarize_asr": {"summarize_asr", "all"},
 }
 

@@ -27,6 +27,7 @@ WILDCARDS = {
     "trainings": "training",
     "predictions": "prediction",
     "corrections": "correction",
+    "scoring": "scoring",
 }
 
 

@@ -93,9 +93,9 @@ def test_what_is_missing_comes_with_how_to_get_it() -> None:
         "missing: mine/audio",
     ]
     assert all("corpora.own" in str(finding.fix) for finding in of(found, "corpus own"))
-    (local,) = of(found, "model local")
+    (local,) = of(found, "model asr.local")
     assert "asr.local.model" in str(local.fix)
-    (hub,) = of(found, "model hub")
+    (hub,) = of(found, "model asr.hub")
     assert (hub.status, hub.fix) == ("FAIL", fetch)
     assert doctor.exit_code(found, strict=False) == 1
 
@@ -111,7 +111,7 @@ def test_what_no_run_uses_is_not_asked_for() -> None:
 def test_an_incomplete_model(removed: str, says: str) -> None:
     make_all_present()
     Path("models/tiny", removed).unlink()
-    (finding,) = of(config_findings(), "model local")
+    (finding,) = of(config_findings(), "model asr.local")
     assert finding.status == "FAIL"
     assert says in finding.text
 
@@ -119,7 +119,7 @@ def test_an_incomplete_model(removed: str, says: str) -> None:
 def test_a_sharded_checkpoint_is_complete() -> None:
     make_all_present()
     Path("models/tiny/model.safetensors").rename("models/tiny/model.safetensors.index.json")
-    (finding,) = of(config_findings(), "model local")
+    (finding,) = of(config_findings(), "model asr.local")
     assert finding.status == "ok"
 
 

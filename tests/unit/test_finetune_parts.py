@@ -30,7 +30,7 @@ from utterflow.finetune.batches import (
     padding_share,
 )
 from utterflow.finetune.data import encode_set, first_order, tokens_seen
-from utterflow.finetune.launch import launch_command, launch_environment, run_processes
+from utterflow.finetune.launch import ON_EACH_NODE, launch_command, launch_environment, run_processes
 from utterflow.finetune.processes import error_line
 from utterflow.finetune.resources import node_threads, slurm_resources
 from utterflow.finetune.settings import deepspeed_settings, steps_per_epoch, total_steps, warmup_steps
@@ -227,8 +227,8 @@ def test_several_nodes_are_started_by_srun_with_one_torchrun_each() -> None:
     command = launch_command(training(nodes=2, gpus=4), environment, SPEC, host="node7", threads=3)
     assert command == [
         "srun", "--nodes=2", "--ntasks=2", "--ntasks-per-node=1", "--cpus-per-task=12", "--gres=gpu:4", "--overlap",
-        "--kill-on-bad-exit=1", sys.executable, "-m", "torch.distributed.run", "--nnodes=2", "--rdzv-backend=c10d",
-        "--rdzv-endpoint=node7:20041", "--rdzv-id=41", "--nproc-per-node=4", "--max-restarts=0",
+        "--kill-on-bad-exit=1", *ON_EACH_NODE, sys.executable, "-m", "torch.distributed.run", "--nnodes=2",
+        "--master-addr=node7", "--master-port=20041", "--nproc-per-node=4", "--max-restarts=0",
         "-m", "utterflow.finetune.worker", str(SPEC),
     ]  # fmt: skip
 
@@ -254,6 +254,20 @@ def test_the_last_lines_of_a_failed_process_are_told() -> None:
         run_processes([sys.executable, "-c", program], os.environ)
     assert "code 1" in str(error.value) and "rank 1: no such layer" in str(error.value)
     assert "line 98" in str(error.value) and "line 5\n" not in str(error.value)
+
+
+def test_what_torchrun_prints_after_a_failure_does_not_push_away_its_reason() -> None:
+    program = (
+        "import sys; print('killed: no memory'); print('E1 api.py] failed (exitcode: -9) local_rank: 0')\n"
+        "[print('frame', n) for n in range(99)]; print('srun: error: node2: Out Of Memory'); sys.exit(1)"
+    )
+    with pytest.raises(UserError) as error:
+        run_processes([sys.executable, "-c", program], os.environ)
+    assert [line.strip() for line in error.value.what.splitlines()[1:]] == [
+        "| killed: no memory",
+        "| E1 api.py] failed (exitcode: -9) local_rank: 0",
+        "| srun: error: node2: Out Of Memory",
+    ]
 
 
 def test_the_error_of_a_process_is_that_of_the_job() -> None:

@@ -3,10 +3,11 @@
 from pathlib import Path
 from typing import Any
 
-from utterflow.asr.models import asr_model_folder
-from utterflow.asr.transcribe import Shard, transcribe
+from utterflow.asr.transcribe import transcribe
 from utterflow.config.asr import AsrVariant
+from utterflow.gather import Shard
 from utterflow.jobs import job_log
+from utterflow.models.folders import model_folder_of
 
 
 def main(
@@ -23,7 +24,7 @@ def main(
     transcribe(
         manifest=Path(manifest),
         shard=shard,
-        model=asr_model_folder(variant),
+        model=model_folder_of(variant),
         cfg=variant,
         code=code,
         state=Path("results/.state"),

@@ -22,6 +22,7 @@ from utterflow.config.commands import add_configfile, config_of
 from utterflow.config.corpora import AnyCorpus, Download
 from utterflow.config.models import Config
 from utterflow.errors import UserError
+from utterflow.models.folders import PretrainedModel, model_folder_of
 from utterflow.provenance import PACKAGES
 
 if TYPE_CHECKING:
@@ -118,8 +119,12 @@ def config_findings(config: Config, options: str) -> Iterator[Finding]:
     for name in _used(config, "corpora"):
         yield from corpus_findings(name, config.corpora[name], config.downloads, fetch)
     for name in _used(config, "asr"):
-        yield from model_findings(name, config.asr[name], fetch)
+        yield from model_findings(f"asr.{name}", config.asr[name], fetch)
         yield from device_findings(name, config.asr[name])
+    for name in targets.used_models(config):
+        yield from model_findings(f"models.{name}", config.models[name], fetch)
+    yield from given_file_findings(targets.given_files(config))
+    yield from tool_findings(config)
 
 
 def _used(config: Config, section: str) -> list[str]:
@@ -292,14 +297,43 @@ def download_of(path: str, downloads: Mapping[str, Download]) -> str | None:
     return None
 
 
-def model_findings(name: str, variant: AsrVariant, fetch: str) -> Iterator[Finding]:
-    """Whether a variant's checkpoint is there and complete."""
-    from utterflow.asr.models import asr_model_folder
+def given_file_findings(given: Mapping[str, str], shown: int = 5) -> Iterator[Finding]:
+    """Whether the files that the user provides are there.
 
-    folder = asr_model_folder(variant)
-    subject = f"model {name}"
+    Args:
+        given: path -> the config key that names it.
+        shown: of so many missing files at most, each is named.
+    """
+    if not given:
+        return
+    missing = [path for path in given if not Path(path).exists()]
+    for path in missing[:shown]:
+        yield Finding("warn", f"file {path}", "not found", f"put it there, or correct {given[path]}")
+    if len(missing) > shown:
+        more = f"{len(missing) - shown} more are not found"
+        yield Finding("warn", "files", more, "`snakemake -n` shows as missing_file those that the runs need")
+    if not missing:
+        yield Finding("ok", "files", f"all {len(given)} that the configuration names are there")
+
+
+def tool_findings(config: Config) -> Iterator[Finding]:
+    """Programs outside of the main environment: KenLM's and vLLM's."""
+    if targets.KENLM_LISTING in targets.fetched_files(config) and not Path(targets.KENLM_LISTING).is_file():
+        yield Finding("ok", "kenlm", "lmplz is built from its source package when it is first needed")
+    if any(config.predictions[name].backend == "vllm" for name in targets.predictions(config)):
+        python = Path(config.tools.vllm_python)
+        if python.exists():
+            yield Finding("ok", "vllm", str(python))
+        else:
+            yield Finding("FAIL", "vllm", f"no {python}", "make setup-vllm (VLLM=gpu where there are GPUs)")
+
+
+def model_findings(key: str, variant: PretrainedModel, fetch: str) -> Iterator[Finding]:
+    """Whether the checkpoint of a config entry is there and complete."""
+    folder = model_folder_of(variant)
+    subject = f"model {key}"
     if not folder.is_dir():
-        fix = fetch if variant.is_hub_model else f"put a Whisper checkpoint there, or set asr.{name}.model"
+        fix = fetch if variant.is_hub_model else f"put a checkpoint there, or set {key}.model"
         yield Finding("FAIL", subject, f"{variant.model}: no folder {folder}", fix)
         return
     lost = [] if (folder / "config.json").is_file() else ["config.json"]

@@ -71,11 +71,32 @@ def merged_models(config: Config) -> list[str]:
     ]
 
 
+def used_datasets(config: Config) -> list[tuple[str, str]]:
+    """(data set, split) of all that the asked for trainings and predictions use."""
+    used = [(config.predictions[name].dataset, config.predictions[name].split) for name in predictions(config)]
+    for name in trainings(config):
+        training = config.trainings[name]
+        used += [(part.dataset, part.split) for part in (*training.train, *training.validation)]
+    return _once(used)
+
+
+def used_models(config: Config) -> list[str]:
+    """The names of the language models that the asked for corrections need: to answer, to train, to count tokens."""
+    answering = [config.predictions[name].model for name in predictions(config)]
+    trained = [config.trainings[name].model for name in trainings(config)]
+    counting = [config.datasets[name].tokenizer for name, _ in used_datasets(config)]
+    return _once(name for name in [*answering, *trained, *counting] if name)
+
+
 def fetched_files(config: Config) -> list[str]:
     """All that needs the network: downloads, archives' contents, hub models, KenLM's programs."""
     unpacked = [f"{path}.contents.tsv" for path, item in config.downloads.items() if item.unpack_to]
     audio_ctc = [item for item in config.logits.values() if item.source == "audio"]
-    pretrained: list[PretrainedModel] = [*config.asr.values(), *config.models.values(), *audio_ctc]
+    pretrained: list[PretrainedModel] = [
+        *config.asr.values(),
+        *(config.models[name] for name in used_models(config)),
+        *audio_ctc,
+    ]
     models = [str(model_listing(item.model, str(item.revision))) for item in pretrained if item.is_hub_model]
     trains_ngrams = any(item.texts for item in config.ngrams.values())
     tools = [KENLM_LISTING] if trains_ngrams and config.tools.kenlm_bin is None else []
@@ -104,11 +125,7 @@ def training_metrics(config: Config) -> list[str]:
 
 def beam_lists(config: Config) -> list[str]:
     """The dumped beams of every data set that the asked for trainings and predictions use."""
-    used = [(config.predictions[name].dataset, config.predictions[name].split) for name in predictions(config)]
-    for name in trainings(config):
-        training = config.trainings[name]
-        used += [(part.dataset, part.split) for part in (*training.train, *training.validation)]
-    sources = [source for dataset, split in _once(used) for source in getattr(config.datasets[dataset], split)]
+    sources = [source for name, split in used_datasets(config) for source in getattr(config.datasets[name], split)]
     return _once(f"results/beams/{item.beams}/{item.partition}/beams.jsonl" for item in sources if item.beams)
 
 

@@ -12,7 +12,6 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from utterflow.asr.models import MODEL_FILES
 from utterflow.asr.recognise import Recognised, choose_method, recognise
 from utterflow.asr.whisper import Whisper, check_model_folder, choose_device, choose_dtype, load_whisper
 from utterflow.audio import AudioError, load_row_audio
@@ -23,6 +22,7 @@ from utterflow.files import digest_of, parse_object, text_lines, write_jsonl
 from utterflow.gather import Shard
 from utterflow.jobs import Progress, check_rejected, log
 from utterflow.journal import Journal
+from utterflow.models.folders import model_digest
 from utterflow.provenance import Stopwatch, input_digest, write_meta
 from utterflow.records import ManifestRow, NbestRow, RejectedRow, parse_record
 
@@ -206,12 +206,6 @@ def _result(item: Recognised, method: str, fallback: str | None) -> dict[str, An
 
 def _nbest_row(row: ManifestRow, result: Mapping[str, Any]) -> dict[str, Any]:
     return parse_record(NbestRow, {**row.row(), **result}, f"row {row.id}").row()
-
-
-def model_digest(folder: Path) -> str:
-    """Digest of the weights and settings that decoding uses."""
-    files = sorted(path for path in folder.iterdir() if path.suffix in MODEL_FILES)
-    return digest_of({path.name: input_digest(path) for path in files})
 
 
 def _device_name(device: torch.device) -> str:

@@ -441,7 +441,8 @@ def _reference_problem(fault: ReferenceFault) -> Problem:
         return Problem((*path, fault.name), fault.what, yaml=_snippet((*path, fault.known[0]), NOTHING))
     hint = f"there are: {', '.join(fault.known)}" if fault.known else f"there is no entry of `{path[-1]}` at all"
     near = nearest(fault.name, fault.known) or (fault.known[0] if len(fault.known) == 1 else None)
-    return Problem(path, fault.what, fault.name, (hint,), _snippet(path, [near]) if near else None)
+    names: Any = [near] if path[0] == "runs" else near
+    return Problem(path, fault.what, fault.name, (hint,), _snippet(path, names) if near else None)
 
 
 def nearest(word: str, known: Sequence[str], cutoff: float = 0.6) -> str | None:

@@ -8,7 +8,7 @@ from pydantic import Field
 
 from utterflow.config.base import MaxRejected, Section, key
 
-SCORE = "score_asr"
+SCORE = "score_asr, score_corrections"
 
 ListLength = Annotated[int, Field(ge=1, le=1000)]
 Normalizer = Literal["whisper_english", "basic", "brain2text", "none"]

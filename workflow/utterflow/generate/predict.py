@@ -25,7 +25,7 @@ from utterflow.llm import transformers_backend, vllm_backend
 from utterflow.llm.requests import Answer, Batch, Decoding, Request
 from utterflow.llm.structured import json_value, read_schema
 from utterflow.models.devices import choose_device, choose_dtype, device_name
-from utterflow.models.folders import MODEL_FILES
+from utterflow.models.folders import model_digest
 from utterflow.models.text import load_tokenizer
 from utterflow.provenance import Stopwatch, input_digest, write_meta
 from utterflow.records import PredictionRow, RejectedRow, SftRow, parse_record
@@ -196,9 +196,9 @@ def generate(
         "shard %d of %d: %d rows; model %s, %s, %s, %s",
         *(shard.index, shard.count, len(items), sources, cfg.backend, plan.device, plan.dtype),
     )
-    model_digest = files_digest(sources.folder)
-    adapter_digest = files_digest(sources.adapter) if sources.adapter else None
-    digest = digest_of({**_identity(plan), "code": code, "model": model_digest, "adapter": adapter_digest})
+    weights_digest = model_digest(sources.folder)
+    adapter_digest = model_digest(sources.adapter) if sources.adapter else None
+    digest = digest_of({**_identity(plan), "code": code, "model": weights_digest, "adapter": adapter_digest})
     with Journal(state, STAGE, digest, input_digest(sft), shard.index, shard.count) as journal:
         results = journal.load([item.key for item in items])
         found_before = sum(item.key in results for item in items)
@@ -230,7 +230,7 @@ def generate(
         extra={
             "dtype": str(plan.dtype).removeprefix("torch."),
             "model": str(sources.folder),
-            "model_digest": model_digest,
+            "model_digest": weights_digest,
             "adapter": str(sources.adapter) if sources.adapter else None,
             "adapter_digest": adapter_digest,
             "threads": machine.threads,
@@ -252,12 +252,6 @@ def counts(rows: Sequence[PredictionRow]) -> dict[str, int]:
         "cut_off": sum(row.finish.count("length") for row in rows),
         "invalid_json": sum(row.parsed.count(None) for row in rows if row.parsed is not None),
     }
-
-
-def files_digest(folder: Path) -> str:
-    """Digest of the weights and settings in a folder."""
-    files = sorted(path for path in folder.iterdir() if path.suffix in MODEL_FILES)
-    return digest_of({path.name: input_digest(path) for path in files})
 
 
 def _plan(cfg: Prediction, model_cfg: LanguageModel, sources: Sources, machine: Machine) -> Plan:

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from utterflow.asr.transcribe import make_batches, model_digest, read_shard, row_key
+from utterflow.asr.transcribe import make_batches, read_shard, row_key
 from utterflow.asr.whisper import choose_device
 from utterflow.audio import AudioError, load_row_audio
 from utterflow.config.signals import AudioLogits
@@ -19,6 +19,7 @@ from utterflow.errors import UserError
 from utterflow.files import digest_of
 from utterflow.gather import Shard
 from utterflow.jobs import Progress, check_rejected, log
+from utterflow.models.folders import model_digest
 from utterflow.provenance import Stopwatch, write_meta
 from utterflow.records import ManifestRow, RejectedRow, TrialRow
 from utterflow.signals.logits import RECORD, STAGE, Computed, ShardFiles, write_shard
