@@ -270,6 +270,12 @@ def test_what_torchrun_prints_after_a_failure_does_not_push_away_its_reason() ->
     ]
 
 
+def test_errors_that_two_processes_write_on_one_line_are_told() -> None:
+    told = error_line(UserError("no such layer"))
+    with pytest.raises(UserError, match=r"^no such layer$"):
+        run_processes([sys.executable, "-c", f"import sys; print({told + told!r}); sys.exit(1)"], os.environ)
+
+
 def test_the_error_of_a_process_is_that_of_the_job() -> None:
     told = error_line(UserError("model folder not found", where="m", fix="fetch it"))
     with pytest.raises(UserError) as error:

@@ -13,7 +13,7 @@ import torch
 from numpy.typing import NDArray
 
 from utterflow.asr.recognise import Recognised, choose_method, recognise
-from utterflow.asr.whisper import Whisper, check_model_folder, choose_device, choose_dtype, load_whisper
+from utterflow.asr.whisper import Whisper, check_model_folder, choose_dtype, load_whisper
 from utterflow.audio import AudioError, load_row_audio
 from utterflow.config.asr import AsrVariant
 from utterflow.config.base import placement_keys
@@ -22,6 +22,7 @@ from utterflow.files import digest_of, parse_object, text_lines, write_jsonl
 from utterflow.gather import Shard
 from utterflow.jobs import Progress, check_rejected, log
 from utterflow.journal import Journal
+from utterflow.models.devices import choose_device
 from utterflow.models.folders import model_digest
 from utterflow.provenance import Stopwatch, input_digest, write_meta
 from utterflow.records import ManifestRow, NbestRow, RejectedRow, parse_record

@@ -73,20 +73,6 @@ class DecoderState:
     length: int = 0
 
 
-def choose_device(device: str) -> torch.device:
-    """The device to compute on.
-
-    Raises:
-        UserError: `cuda` was asked for and there is none.
-    """
-    if device == "cuda" and not torch.cuda.is_available():
-        raise UserError(
-            "device: cuda, but PyTorch sees no GPU on this machine",
-            fix="set `device: auto`, or run where there is a GPU (`gpus: 1` asks the cluster for one)",
-        )
-    return torch.device("cuda" if device != "cpu" and torch.cuda.is_available() else "cpu")
-
-
 def choose_dtype(dtype: str, device: torch.device) -> torch.dtype:
     """`auto`: float32 on the CPU, bfloat16 on a GPU."""
     if dtype == "auto":

@@ -15,12 +15,17 @@ import utterflow
 from utterflow.config.training import Training
 from utterflow.errors import UserError
 from utterflow.finetune import worker
-from utterflow.finetune.processes import die_with_parent, read_error
+from utterflow.finetune.processes import LAST_LINES, die_with_parent, read_crash, read_error
 from utterflow.jobs import log
 
-LAST_LINES = 30
 GRACE_SECONDS = 20
 FIRST_PORT, PORTS = 20_000, 20_000
+# Each node's torchrun is told which one it is. Rank 0 is then on the first node, whose name all others can look up.
+ON_EACH_NODE = ("sh", "-c", 'exec env PET_NODE_RANK="$SLURM_NODEID" "$@"', "sh")
+# How torchrun and Slurm tell of a process that failed. What torchrun prints after it would push away why.
+FAILURE = "failed (exitcode:"
+SLURM_LINES = ("srun: error:", "slurmstepd")
+SIGNS = 10
 # What of a job's own variables a step may inherit: others describe the step that we are in, and would bind the new one.
 SLURM_IDENTITY = {"SLURM_JOB_ID", "SLURM_JOBID", "SLURM_CLUSTER_NAME", "SLURM_CONF"}
 
@@ -69,11 +74,11 @@ def launch_command(
         *([f"--gres=gpu:{training.gpus}"] if training.gpus else []),
         "--overlap",
         "--kill-on-bad-exit=1",
+        *ON_EACH_NODE,
         *torchrun,
         f"--nnodes={training.nodes}",
-        "--rdzv-backend=c10d",
-        f"--rdzv-endpoint={host}:{port}",
-        f"--rdzv-id={job}",
+        f"--master-addr={host}",
+        f"--master-port={port}",
         *processes,
         *program,
     ]
@@ -110,13 +115,16 @@ def run_processes(command: Sequence[str], environment: Mapping[str, str], keep_o
         keep_open: file descriptors that they inherit.
 
     Raises:
-        UserError: a process failed; with its own message, or with the last lines of output.
+        UserError: a process failed; with its own message, or with the last lines of output before the failure.
     """
     last: deque[str] = deque(maxlen=LAST_LINES)
+    signs: list[str] = []
+    crash: list[str] = []
     told: list[UserError] = []
     process = subprocess.Popen(
         command,
         env=dict(environment),
+        stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
@@ -131,17 +139,23 @@ def run_processes(command: Sequence[str], environment: Mapping[str, str], keep_o
                 text = line.rstrip()
                 if error := read_error(text):
                     told.append(error)
+                elif lines := read_crash(text):
+                    crash = crash or lines
                 elif text:
-                    last.append(text)
                     log.info("%s", text)
+                    if FAILURE in text or text.startswith(SLURM_LINES):
+                        signs.append(text)
+                    elif not signs:
+                        last.append(text)
             code = process.wait()
         finally:
             end_group(process)
     if told:
         raise told[0]
     if code:
+        lines_told = [*(crash or last), *signs[:SIGNS]]
         raise UserError(
-            "a training process failed with code " + "\n  | ".join([str(code) + ", its last lines:", *last]),
+            "\n  | ".join([f"a training process failed with code {code}, its last lines:", *lines_told]),
             where=" ".join(command[:1]),
             fix="the whole output stands in the job's log; the next run goes on from the last checkpoint",
         )

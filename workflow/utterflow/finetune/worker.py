@@ -12,24 +12,27 @@ from pathlib import Path
 
 from utterflow.errors import UserError
 from utterflow.files import read_json
-from utterflow.finetune.processes import die_with_parent, error_line
+from utterflow.finetune.processes import crash_line, die_with_parent, error_line
 from utterflow.jobs import log
 
 
 def main(spec: Path) -> int:
     die_with_parent(signal.SIGKILL)
     _log_to_launcher(int(os.environ["RANK"]))
-    print(place_line(os.environ), flush=True)
-    from utterflow.finetune.train import Spec, allow_checkpoint_types, run_training
-
-    told = Spec.model_validate(read_json(spec))
+    _tell(place_line(os.environ))
     try:
+        from utterflow.finetune.train import Spec, allow_checkpoint_types, run_training
+
+        told = Spec.model_validate(read_json(spec))
         if told.training.get("deepspeed"):
             allow_checkpoint_types()
         run_training(told)
     except UserError as error:
-        print(error_line(error), flush=True)
+        _tell(error_line(error))
         return 1
+    except Exception as error:
+        _tell(crash_line(error))
+        raise
     return 0
 
 
@@ -39,6 +42,12 @@ def place_line(environment: Mapping[str, str]) -> str:
     devices = environment.get("CUDA_VISIBLE_DEVICES")
     gpus = f", CUDA_VISIBLE_DEVICES={devices}" if devices else ""
     return f"process {environment['RANK']} of {environment['WORLD_SIZE']} on node {node}{gpus}"
+
+
+def _tell(line: str) -> None:
+    """One write for line and line end: all processes write to one pipe, and `print` makes two."""
+    sys.stdout.flush()
+    os.write(sys.stdout.fileno(), f"{line}\n".encode())
 
 
 def _log_to_launcher(rank: int) -> None:

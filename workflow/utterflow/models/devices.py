@@ -18,7 +18,8 @@ def choose_device(name: str) -> torch.device:
     if name == "cuda" and not torch.cuda.is_available():
         raise UserError(
             "device: cuda, but PyTorch sees no GPU on this machine",
-            fix="set `device: auto`, or run where there is a GPU (`gpus: 1` asks the cluster for one)",
+            fix="set `device: auto` (of a training: `gpus: 0`), or run where there is a GPU (`gpus: 1` asks the "
+            "cluster for one)",
         )
     return torch.device("cuda" if name != "cpu" and torch.cuda.is_available() else "cpu")
 

@@ -24,14 +24,16 @@ def render_prompt(tokenizer: Any, messages: Sequence[Message]) -> str:
     """The conversation in the chat template's form, up to where the answer begins.
 
     Raises:
-        ValueError: there is no user message, the last message is an answer, a part is not text, or the template
-            refuses the conversation. The kind of fault stands before the first colon.
+        ValueError: there is no user message, the last message is an answer, a part is not text, a text holds a
+            special token, or the template refuses the conversation. The kind of fault stands before the first colon.
     """
     if not any(message.role == "user" for message in messages):
         raise ValueError("no user message: there is nothing to answer")
     if messages[-1].role == "assistant":
         raise ValueError("ends with an answer: the last message must not be the assistant's, its answer is `target`")
-    return _render(tokenizer, [{"role": item.role, "content": text_of(item)} for item in messages], answering=True)
+    turns = [{"role": item.role, "content": text_of(item)} for item in messages]
+    check_plain(tokenizer, *(turn["content"] for turn in turns))
+    return _render(tokenizer, turns, answering=True)
 
 
 def encode_prompt(tokenizer: Any, messages: Sequence[Message]) -> list[int]:
@@ -54,9 +56,22 @@ def encode_row(tokenizer: Any, row: SftRow) -> tuple[list[int], list[int]]:
     """
     if row.target is None or not row.target.strip():
         raise ValueError("empty target: there is no answer to learn")
+    check_plain(tokenizer, row.target)
     prompt = encode_prompt(tokenizer, row.messages)
     answer = [*_encode(tokenizer, row.target), end_token(tokenizer)]
     return prompt + answer, [IGNORED] * len(prompt) + answer
+
+
+def check_plain(tokenizer: Any, *texts: str) -> None:
+    """Refuse texts that the tokenizer would read as control: they could end a turn, or an answer, where none ends.
+
+    Raises:
+        ValueError: a text holds a special token.
+    """
+    special = [token.content for token in tokenizer.added_tokens_decoder.values() if token.special]
+    for text in texts:
+        if found := next((token for token in special if token in text), None):
+            raise ValueError(f"special token in a text: {found}")
 
 
 def end_token(tokenizer: Any) -> int:

@@ -12,13 +12,13 @@ import torch
 from numpy.typing import NDArray
 
 from utterflow.asr.transcribe import make_batches, read_shard, row_key
-from utterflow.asr.whisper import choose_device
 from utterflow.audio import AudioError, load_row_audio
 from utterflow.config.signals import AudioLogits
 from utterflow.errors import UserError
 from utterflow.files import digest_of
 from utterflow.gather import Shard
 from utterflow.jobs import Progress, check_rejected, log
+from utterflow.models.devices import choose_device
 from utterflow.models.folders import model_digest
 from utterflow.provenance import Stopwatch, write_meta
 from utterflow.records import ManifestRow, RejectedRow, TrialRow

@@ -11,12 +11,12 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from utterflow.asr.whisper import choose_device
 from utterflow.config.signals import EncoderLogits
 from utterflow.errors import UserError
 from utterflow.files import read_json, write_jsonl
 from utterflow.gather import Shard
 from utterflow.jobs import Progress, check_rejected, log
+from utterflow.models.devices import choose_device
 from utterflow.provenance import Stopwatch, write_meta
 from utterflow.records import RejectedRow, TrialRow, parse_record
 from utterflow.signals.checkpoints import FULL, EncoderFile, TrainedEncoder, fold_of, load_encoder

@@ -18,13 +18,13 @@ from rapidfuzz.distance import Levenshtein
 from torch import Tensor
 from torch.nn import functional as F
 
-from utterflow.asr.whisper import choose_device
 from utterflow.beams.tokens import read_tokens
 from utterflow.config.base import placement_keys
 from utterflow.config.signals import CtcEncoder
 from utterflow.errors import UserError
 from utterflow.files import atomic_writer, digest_of, seed_of, write_json, write_jsonl
 from utterflow.jobs import Progress, log
+from utterflow.models.devices import choose_device
 from utterflow.provenance import Stopwatch, input_digest, write_meta
 from utterflow.records import Record, RejectedRow
 from utterflow.signals.checkpoints import EncoderFile, save_weights
