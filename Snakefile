@@ -19,6 +19,8 @@ include: "rules/evaluate.smk"
 include: "rules/signals.smk"
 include: "rules/beams.smk"
 include: "rules/corrector.smk"
+include: "rules/rationale.smk"
+include: "rules/slu.smk"
 include: "rules/sft.smk"
 include: "rules/finetune.smk"
 include: "rules/generate.smk"
@@ -30,6 +32,8 @@ rule all:
     input:
         ASR_SCORES,
         CORRECTION_SCORES,
+        RATIONALES,
+        SLU_SCORES,
         targets.merged_models(CONFIG),
         REPORT_FILES,
     localrule: True

@@ -31,11 +31,11 @@ import torch  # noqa: E402
 from utterflow.config.language_models import LanguageModel  # noqa: E402
 from utterflow.config.training import Training  # noqa: E402
 from utterflow.files import read_jsonl, write_jsonl  # noqa: E402
-from utterflow.finetune.batches import EpochSampler  # noqa: E402
+from utterflow.finetune.batches import EpochSampler, make_collator  # noqa: E402
 from utterflow.finetune.data import encode_set, is_grouped  # noqa: E402
-from utterflow.finetune.kinds import kind_of  # noqa: E402
 from utterflow.finetune.settings import lora_settings, total_steps, trainer_settings  # noqa: E402
 from utterflow.finetune.trainer import Finetuner  # noqa: E402
+from utterflow.models.kinds import kind_of  # noqa: E402
 from utterflow.records import SftRow  # noqa: E402
 
 INSTRUCTION = "Write what was said, from these hypotheses of a speech recogniser, best first."
@@ -80,7 +80,7 @@ def short_rows(rows: list[dict[str, Any]], model: LanguageModel, longest: int) -
     """The rows that every way can take."""
     kind = kind_of(model)
     processor = kind.load_processor(Path(model.model), model)
-    return [row for row in rows if len(kind.encode(processor, SftRow.model_validate(row))[0]) <= longest]
+    return [row for row in rows if len(kind.encode_row(processor, SftRow.model_validate(row))[1]) <= longest]
 
 
 def counting(collate: Callable[..., dict[str, Any]], measured: Measured) -> Callable[..., dict[str, Any]]:
@@ -108,7 +108,7 @@ def ours(rows: Path, model: LanguageModel, settings: dict[str, Any], **more: Any
     training = Training.model_validate({**settings, **more, "model": "m", "train": [{"dataset": "d"}]})
     kind, folder = kind_of(model), Path(model.model)
     processor = kind.load_processor(folder, model)
-    encoded = encode_set(rows, lambda row: kind.encode(processor, row), training, train=True)
+    encoded = encode_set(rows, lambda row: kind.encode_row(processor, row)[1:], training, train=True)
     assert encoded is not None and not encoded.rejected
     measured = Measured(0.0)
     with tempfile.TemporaryDirectory() as state:
@@ -120,7 +120,7 @@ def ours(rows: Path, model: LanguageModel, settings: dict[str, Any], **more: Any
             model=kind.load_model(folder, model, args.device, dtype=torch.float32),
             args=args,
             processing_class=processor,
-            data_collator=counting(kind.collator(processor, False), measured),
+            data_collator=counting(make_collator(processor.pad_token_id, flatten=False), measured),
             train_dataset=encoded.sequences,
             peft_config=lora_settings(training),
         )

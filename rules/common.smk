@@ -31,7 +31,10 @@ config.clear()
 config.update(CONFIG.model_dump(mode="json"))
 
 
-NAMES = "corpus asr scoring recordings encoder logits ngram beams dataset training prediction correction"
+NAMES = (
+    "corpus asr scoring recordings encoder logits ngram beams rationale dataset training prediction"
+    " correction understanding"
+)
 
 
 wildcard_constraints:
@@ -39,6 +42,7 @@ wildcard_constraints:
     fold=r"full|\d+",
     partition="train|val|test",
     split="train|validation|test",
+    k=r"\d+",
     shard=r"\d+",
     shards=r"\d+",
 
@@ -107,4 +111,6 @@ MANIFESTS = targets.manifests(CONFIG)
 NBEST = targets.nbest_lists(CONFIG)
 ASR_SCORES = targets.asr_scores(CONFIG)
 CORRECTION_SCORES = targets.correction_scores(CONFIG)
+RATIONALES = targets.rationale_files(CONFIG)
+SLU_SCORES = targets.slu_scores(CONFIG)
 TRAININGS = targets.trainings(CONFIG)

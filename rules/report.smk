@@ -12,10 +12,14 @@ CORRECTIONS_REPORT = [
     "results/report/corrections.html",
     "results/report/corrections_wer.svg",
 ]
+RATIONALES_REPORT = ["results/report/rationales.tsv", "results/report/rationales.html"]
+SLU_REPORT = ["results/report/slu.tsv", "results/report/slu.html", "results/report/slu.svg"]
 TRAINING_REPORT = ["results/report/training_loss.svg"]
 REPORT_FILES = [
     *(ASR_REPORT if ASR_SCORES else []),
     *(CORRECTIONS_REPORT if CORRECTION_SCORES else []),
+    *(RATIONALES_REPORT if RATIONALES else []),
+    *(SLU_REPORT if SLU_SCORES else []),
     *(TRAINING_REPORT if TRAININGS else []),
 ]
 
@@ -100,7 +104,7 @@ rule plot_training:
         loss=report(
             "results/report/training_loss.svg",
             caption="../workflow/report/training_loss.rst",
-            category="Corrections",
+            category="Trainings",
             labels={"what": "Loss of the trainings"},
         ),
         meta="results/report/training_loss.meta.json",

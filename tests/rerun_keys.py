@@ -1,4 +1,4 @@
-"""For each key of the corrector's sections: where it stands in `stubbed.corrector_config()`, and another value."""
+"""For each key of a pipeline's sections: where it stands in the config of `stubbed`, and another value."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from typing import Any
 Key = tuple[str, str | None]  # dotted path, and the variant that alone has it
 
 SIMULATED, HDF5, ENCODER, AUDIO, NPZ = "simulated", "hdf5", "encoder", "audio", "npz"
+CORRECTOR, SLU = "corrector", "slu"
 
 
 def _keys(section: str, entry: str, values: dict[str, Any], variant: str | None = None) -> dict[Key, tuple[str, Any]]:
@@ -22,8 +23,8 @@ def _sources(split: str, partition: str) -> dict[Key, tuple[str, Any]]:
     beams = {"beams": "real", "partition": partition}
     spoken = {"corpus": "more", "asr": "more"}
     kinds = {"beams": beams, "partition": beams, "corpus": spoken, "asr": spoken, "lists": {"lists": "lists2.jsonl"}}
-    changes = {(f"datasets.*.{split}.*.{name}", None): (place, value) for name, value in kinds.items()}
-    return {**changes, (f"datasets.*.{split}.*.limit", None): (f"{place}/limit", 3)}
+    changes = {(f"datasets.*.{split}.*.{name}", CORRECTOR): (place, value) for name, value in kinds.items()}
+    return {**changes, (f"datasets.*.{split}.*.limit", CORRECTOR): (f"{place}/limit", 3)}
 
 
 def _parts(kind: str) -> dict[Key, tuple[str, Any]]:
@@ -166,6 +167,7 @@ CORRECTOR_CHANGES: dict[Key, tuple[str, Any]] = {
             "max_prompt_tokens": 99,
             "max_rejected": 0.5,
         },
+        CORRECTOR,
     ),
     **_parts("train"),
     **_parts("validation"),
@@ -276,4 +278,139 @@ CORRECTOR_OTHERS: set[Key] = {
     ("datasets.*.builder", None),
     ("trainings.*.merge", None),
     ("tools.vllm_python", None),
+}
+
+
+def _slu_sources(split: str) -> dict[Key, tuple[str, Any]]:
+    place = f"datasets/spelt/{split}/0"
+    local = {"rationale": "local", "k": 5}
+    spoken = {"corpus": "spoken", "asr": "more"}
+    kinds = {
+        "rationale": local,
+        "k": local,
+        "corpus": spoken,
+        "asr": spoken,
+        "lists": {"lists": "lists2.jsonl"},
+        "gold_text": {"gold_text": "train2.jsonl"},
+    }
+    changes = {(f"datasets.*.{split}.*.{name}", SLU): (place, value) for name, value in kinds.items()}
+    if split != "test":
+        changes[(f"datasets.*.{split}.*.agreeing", SLU)] = (place, {**local, "agreeing": True})
+    return {**changes, (f"datasets.*.{split}.*.limit", SLU): (f"{place}/limit", 3)}
+
+
+SLU_CHANGES: dict[Key, tuple[str, Any]] = {
+    **_keys(
+        "servers",
+        "paid",
+        {
+            "model": "bigger",
+            "structured": "json_schema",
+            "accepts": ["audio"],
+            "max_tokens_field": "max_completion_tokens",
+            "extra": {"top_p": 0.9},
+            "send_temperature": False,
+            "grow_on_empty": 3.0,
+            "max_tokens_limit": 5000,
+            "prices.input": 3.0,
+            "prices.output": 3.0,
+            "prices.cached_input": 0.5,
+            "prices.currency": "EUR",
+        },
+    ),
+    **_keys(
+        "rationales",
+        "paid",
+        {
+            "corpus": "more",
+            "asr": "more",
+            "labels": ["train2.jsonl"],
+            "server": "second",
+            "stages": "two",
+            "gold": False,
+            "few_shot": False,
+            "prompts": "prompts",
+            "output_mode": "full",
+            "limit": 3,
+            "max_new_tokens": 99,
+            "temperature": 0.5,
+            "seed": 7,
+            "format_retries": 1,
+            "max_rejected": 0.5,
+            "shards": 3,
+        },
+    ),
+    **_keys(
+        "rationales",
+        "local",
+        {
+            "lists": "lists2.jsonl",
+            "backend": "vllm",
+            "model": "other",
+            "evidence": "audio",
+            "thinking": True,
+            "batch_size": 2,
+            "device": "cpu",
+        },
+    ),
+    **_slu_sources("train"),
+    **_slu_sources("validation"),
+    **_slu_sources("test"),
+    **_keys(
+        "datasets",
+        "mixed",
+        {
+            "labels": ["train.jsonl"],
+            "ras": True,
+            "ras_weight": 0.5,
+            "rationale_in_prompt": True,
+            "audio": True,
+            "candidates": 3,
+            "slu_prompt": "prompt.txt",
+            "ras_prompt": "prompt.txt",
+            "system": "system.txt",
+            "max_rejected": 0.5,
+        },
+        SLU,
+    ),
+    ("datasets.*.rationale_slu", SLU): ("datasets/reasons/rationale_slu", False),
+    **_keys("datasets", "spelt", {"input_format": "arp", "lexicon": "lexicon2.txt"}, SLU),
+    **_keys("trainings", "mixed", {"adapter.audio_encoder": True, "adapter.projector": True}),
+    **_keys(
+        "understandings",
+        "mixed",
+        {
+            "prediction": "spelt",
+            "by": "slurp_id",
+            "average": "macro",
+            "bootstrap_samples": 30,
+            "bootstrap_unit": "speaker",
+            "confidence": 0.9,
+            "bootstrap_seed": 7,
+        },
+    ),
+}
+SLU_PLACEMENT: dict[Key, tuple[str, Any]] = {
+    **_keys(
+        "servers",
+        "paid",
+        {
+            "base_url": "https://example.com",
+            "base_url_env": ["OTHER_URL"],
+            "key_env": "OTHER_KEY",
+            "budget": 5.0,
+            "concurrency": 3,
+            "requests_per_minute": 60,
+            "tokens_per_minute": 6000,
+            "timeout": 30.0,
+            "retries": 5,
+        },
+    ),
+    **_keys("rationales", "paid", {"gpus": 1, "threads": 3, "mem_mb": 5000, "runtime": 90}),
+}
+SLU_OTHERS: set[Key] = {
+    ("datasets.*.test.*.agreeing", SLU),  # refused: test_config_slu
+    ("rationales.*.nbest_values", None),
+    ("runs.*.rationales", None),
+    ("runs.*.understandings", None),
 }

@@ -1,4 +1,4 @@
-"""A copy of the workflow whose scripts only make their files, with a configuration that uses all of the corrector.
+"""A copy of the workflow whose scripts only make their files, with configurations that use all of a pipeline.
 
 What reruns depends on rules and configuration alone, so that the work itself can be left out.
 """
@@ -50,6 +50,9 @@ FILES = (
     "kenlm2/lmplz",
     "kenlm2/build_binary",
     "prompt.txt",
+    "prompts/system.txt",
+    "prompts/one_stage.txt",
+    "prompts/few_shot.json",
     "system.txt",
     "plain.jinja",
     "schema.json",
@@ -157,7 +160,74 @@ def corrector_config() -> dict[str, Any]:
     }
 
 
-def make_stubbed(folder: Path) -> dict[str, Any]:
+def slu_config() -> dict[str, Any]:
+    """Every section of spoken language understanding, every kind of source, and two entries of each."""
+    spoken = {"corpus": "spoken", "asr": "main"}
+    heard = {"corpus": "more", "asr": "main"}
+    return {
+        "name": "stubbed",
+        "corpora": {
+            name: {"adapter": "manifest", "path": "words.tsv", "audio_dir": "audio"} for name in ("spoken", "more")
+        },
+        "asr": {name: {"model": "./whisper"} for name in ("main", "more")},
+        "models": {"lm": {"model": "./lm"}, "other": {"model": "./lm2"}, "ears": {"model": "./ctc", "kind": "audio"}},
+        "servers": {
+            name: {"model": "big", "base_url": "https://example.org", "prices": {"input": 1, "output": 2}}
+            for name in ("paid", "second")
+        },
+        "rationales": {
+            "paid": {**spoken, "labels": ["train.jsonl"], "server": "paid", "nbest_values": [1, 2]},
+            "local": {
+                "lists": "lists.jsonl",
+                "labels": ["train.jsonl"],
+                "backend": "transformers",
+                "model": "lm",
+                "gold": False,
+            },
+        },
+        "datasets": {
+            "mixed": {
+                "builder": "slu",
+                "train": [{"rationale": "paid", "k": 1}, {"rationale": "local", "k": 5}, {"gold_text": "train.jsonl"}],
+                "validation": [{"lists": "lists.jsonl"}],
+                "test": [heard],
+            },
+            "reasons": {
+                "builder": "slu",
+                "train": [{"rationale": "paid", "k": 2}],
+                "ras": True,
+            },
+            "spelt": {
+                "builder": "slu",
+                "train": [{"lists": "lists.jsonl"}],
+                "validation": [{"lists": "lists.jsonl"}],
+                "test": [heard],
+                "input_format": "ipa",
+                "lexicon": "lexicon.txt",
+            },
+        },
+        "trainings": {
+            "mixed": {
+                "model": "ears",
+                "train": [{"dataset": "mixed"}, {"dataset": "reasons"}],
+                "validation": [{"dataset": "mixed", "split": "validation"}],
+            },
+            "spelt": {
+                "model": "other",
+                "train": [{"dataset": "spelt"}],
+                "validation": [{"dataset": "spelt", "split": "validation"}],
+            },
+        },
+        "predictions": {
+            "mixed": {"dataset": "mixed", "training": "mixed"},
+            "spelt": {"dataset": "spelt", "training": "spelt"},
+        },
+        "understandings": {"mixed": {"prediction": "mixed"}, "spelt": {"prediction": "spelt"}},
+        "runs": [{"rationales": ["paid", "local"], "understandings": ["mixed", "spelt"]}],
+    }
+
+
+def make_stubbed(folder: Path, config: dict[str, Any]) -> dict[str, Any]:
     """Copy the workflow, put stubs in place of its scripts, and run everything once; the configuration."""
     workspace.copy_workflow(folder)
     for script in (folder / "workflow" / "scripts").glob("*.py"):
@@ -165,7 +235,6 @@ def make_stubbed(folder: Path) -> dict[str, Any]:
     for name in FILES:
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
         (folder / name).write_text(name)
-    config = corrector_config()
     done = workspace.snakemake(folder, "all", "--configfile", workspace.write_config(folder, config))
     if done.returncode:
         raise AssertionError(done.stdout[-6000:])

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -106,23 +105,19 @@ def metrics(out: Path) -> dict[str, Any]:
     return dict(read_json(out / "metrics.json"))
 
 
-if __name__ == "__main__":
-    # A training that kills itself: arguments as JSON, output folder, where, step.
+def train_until_killed(arguments: dict[str, Any], out: Path, where: str, step: int) -> None:
+    """Train, and kill this process before the trainer's callback `where` of a step."""
     import os
     import signal
-    import sys
 
-    from utterflow.finetune import trainer
+    from utterflow.finetune.trainer import Watch
 
-    arguments, out, where, step = json.loads(sys.argv[1]), Path(sys.argv[2]), sys.argv[3], int(sys.argv[4])
+    original = getattr(Watch, where)
 
-    def killing(method: Any) -> Any:
-        def replaced(self: Any, args: Any, state: Any, control: Any, **more: Any) -> Any:
-            if state.global_step == step:
-                os.kill(os.getpid(), signal.SIGKILL)
-            return method(self, args, state, control, **more)
+    def replaced(self: Any, args: Any, state: Any, control: Any, **more: Any) -> Any:
+        if state.global_step == step:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return original(self, args, state, control, **more)
 
-        return replaced
-
-    setattr(trainer.Watch, where, killing(getattr(trainer.Watch, where)))
+    setattr(Watch, where, replaced)
     run_arguments(arguments, out)

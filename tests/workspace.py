@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import http.server
+import importlib
 import json
 import multiprocessing
 import os
@@ -26,7 +27,12 @@ import soundfile
 import yaml
 from tiny_whisper import save_tiny_whisper
 
+from utterflow.codedigest import code_digest
+from utterflow.rationale.inputs import PLACEMENT
+
 REPOSITORY = Path(__file__).resolve().parents[1]
+IMPORTED_LATE = ("nbformat", "requests", "smart_open")  # by Snakemake, in each run
+SIZES = ("gpu", "nodes", "mem_mb", "runtime")
 COPIED = ("Snakefile", "rules", "workflow", "config", "profiles", "envs")
 
 
@@ -81,6 +87,20 @@ def copy_tools(folder: Path) -> None:
     pytest.skip("KenLM's programs are not built: `snakemake --cores 2 data/tools/kenlm/lmplz` does it")
 
 
+def copy_results(folder: Path, *arguments: str) -> bool:
+    """Add to a copy of the workflow what this checkout has computed, times kept; journals and states stay behind.
+
+    Whether that is everything: a dry run in the copy, with these arguments, finds nothing to do.
+    """
+    results, records = REPOSITORY / "results", REPOSITORY / ".snakemake"
+    if not (results.is_dir() and (records / "metadata").is_dir()) or any((records / "locks").glob("*")):
+        return False  # nothing has been run, or a run goes on
+    shutil.copytree(results, folder / results.name, ignore=shutil.ignore_patterns(".state"))
+    shutil.copytree(records, folder / records.name, ignore=shutil.ignore_patterns("locks", "log"))
+    done = snakemake(folder, "--dry-run", *arguments)
+    return done.returncode == 0 and "Nothing to be done" in done.stdout
+
+
 def environment() -> dict[str, str]:
     return {**os.environ, "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1", "no_proxy": "127.0.0.1"}
 
@@ -121,10 +141,31 @@ def kill_when(folder: Path, ready: Callable[[], bool], *arguments: str, timeout:
     assert unlocked.returncode == 0, unlocked.stdout[-2000:]
 
 
+@functools.cache
+def _prepare_dry_runs(folder: Path) -> None:
+    """Import what each dry run in a folder would import, and digest the folder's scripts: once, for all its forks."""
+    import snakemake.cli
+
+    from utterflow import targets  # noqa: F401
+    from utterflow.config.load import load_config
+
+    for name in IMPORTED_LATE:
+        importlib.import_module(name)
+    snakemake.cli.get_argument_parser()
+    load_config(yaml.safe_load((REPOSITORY / "config/config.yaml").read_text()))
+    for script in (folder / "workflow/scripts").glob("*.py"):
+        code_digest(script)
+
+
 def dry_run(folder: Path, *arguments: str) -> list[Job]:
-    """The jobs of a dry run, from Snakemake's own objects; in a forked process, so that its imports are paid once."""
+    """The jobs of a dry run, from Snakemake's own objects; in a forked process, so that its imports are paid once.
+
+    The code is that of the first dry run in this folder: its digests are kept.
+    """
     import snakemake.cli
     import snakemake.workflow
+
+    _prepare_dry_runs(folder)
 
     receive, send = multiprocessing.get_context("fork").Pipe(duplex=False)
 
@@ -179,7 +220,7 @@ def _describe(job: Any, dag: Any) -> dict[str, Any]:
         "wildcards": sorted((job.wildcards_dict or {}).items()),
         "needed": bool(dag.needrun(job)),
         "params": dict(job.params.items()) | {"": list(job.params)[len(job.params.keys()) :]},
-        "resources": {name: str(job.resources.get(name)) for name in ("gpu", "nodes", "mem_mb", "runtime")},
+        "resources": {name: str(job.resources.get(name)) for name in (*SIZES, *PLACEMENT)},
         "threads": int(job.threads),
         "output": [str(path) for path in job.output],
         "input": [str(path) for path in job.input],

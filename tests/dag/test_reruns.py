@@ -8,7 +8,14 @@ from typing import Any
 
 import pytest
 import workspace
-from rerun_keys import CORRECTOR_CHANGES, CORRECTOR_OTHERS, CORRECTOR_PLACEMENT
+from rerun_keys import (
+    CORRECTOR_CHANGES,
+    CORRECTOR_OTHERS,
+    CORRECTOR_PLACEMENT,
+    SLU_CHANGES,
+    SLU_OTHERS,
+    SLU_PLACEMENT,
+)
 
 from utterflow.config.reference import all_keys
 
@@ -140,7 +147,9 @@ def corpus_of(job: workspace.Job) -> str | None:
 
 def test_every_key_is_tested():
     corrector = CORRECTOR_CHANGES.keys() | CORRECTOR_PLACEMENT.keys() | CORRECTOR_OTHERS
-    assert {(key.path, key.variant) for key in all_keys()} == CHANGES.keys() | PLACEMENT.keys() | TARGETS | corrector
+    slu = SLU_CHANGES.keys() | SLU_PLACEMENT.keys() | SLU_OTHERS
+    every = {(key.path, key.variant) for key in all_keys()}
+    assert every == CHANGES.keys() | PLACEMENT.keys() | TARGETS | corrector | slu
 
 
 def test_nothing_changed_nothing_reruns(place):

@@ -134,10 +134,10 @@ def test_a_good_configuration_loads() -> None:
         ),
         pytest.param(
             without("runs/0/scoring"),
-            "runs.0.scoring",
-            "required key is missing: names under `scoring`",
-            {"runs": [{"scoring": ["plain"]}]},
-            id="missing names: those that there are",
+            "runs.0",
+            "`scoring` goes with `corpora` and `asr`",
+            None,
+            id="a run without scoring",
         ),
         pytest.param(
             changed("asr/Turbo V3", {"model": "./x"}),
@@ -164,10 +164,10 @@ def test_a_good_configuration_loads() -> None:
             id="text instead of a list",
         ),
         pytest.param(
-            changed("runs/0/scoring", []),
-            "runs.0.scoring = []",
+            changed("scoring/plain/oracle_at", []),
+            "scoring.plain.oracle_at = []",
             "at least 1",
-            {"runs": [{"scoring": ["plain"]}]},
+            {"scoring": {"plain": {"oracle_at": [1, 2, 5]}}},
             id="empty list",
         ),
         pytest.param(

@@ -12,6 +12,7 @@ import yaml
 
 from utterflow import doctor
 from utterflow.config.load import load_config
+from utterflow.config.servers import Server
 from utterflow.doctor import Finding
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
@@ -300,3 +301,11 @@ def test_secrets_are_never_shown(capsys: pytest.CaptureFixture[str], monkeypatch
     assert "hf_verysecret" not in report
     assert "HF_TOKEN set" in report
     assert "DEEPSEEK_API_KEY not set" in report
+
+
+def test_a_server_without_its_key_is_a_failure():
+    server = Server(model="m", base_url="https://example.org", base_url_env=("OTHER",), key_env="A_KEY")
+    missing = doctor.server_finding("paid", server, {"OTHER": "https://secret.example"})
+    assert (missing.status, missing.text) == ("FAIL", "address from OTHER; its key A_KEY is not set")
+    there = doctor.server_finding("paid", server, {"A_KEY": "sk-123"})
+    assert (there.status, there.text) == ("ok", "https://example.org; A_KEY is set")

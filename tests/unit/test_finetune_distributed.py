@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import load_file
-from tiny_training import Workplace, history, make_workplace, metrics, results
+from tiny_training import Workplace, history, make_workplace, metrics, results, run_arguments
 
 from utterflow.finetune import checkpoints
 
@@ -96,15 +96,12 @@ def test_a_killed_launcher_takes_its_processes_along_and_the_next_run_ends_alike
         assert time.monotonic() < deadline
         time.sleep(0.05)
     assert not (other.folder / "out").exists()
-    subprocess.run(command, env=environment, check=True, capture_output=True, timeout=300)
+    run_arguments(arguments, other.folder / "out")
     assert results(other.folder / "out") == results(two)
     assert not checkpoints.checkpoints(own)
 
 
 def test_zero_2_gives_what_plain_processes_give(place: Workplace, two: Path) -> None:
-    """Its best checkpoint is read again at the end, through the loader that executes no pickle.
-
-    The first time on a machine DeepSpeed compiles a module, which takes a minute or two.
-    """
+    """Its best checkpoint is read again at the end, through the loader that executes no pickle."""
     zero = place.run("zero", **TWO, deepspeed={"stage": 2})
     check_like(zero, two)

@@ -14,8 +14,9 @@ import pytest
 from corrected_runs import FILES, ITEMS, PLAIN, item, prediction, run
 
 from utterflow.config.scoring import Bootstrap, Scoring
+from utterflow.corrector.metrics import TABLE_COLUMNS, sentence, verdict
 from utterflow.corrector.records import CorrectionMetrics, CorrectionRow, Difference
-from utterflow.corrector.score import TABLE_COLUMNS, distance_to_list, sentence, verdict
+from utterflow.corrector.score import distance_to_list
 from utterflow.errors import UserError
 from utterflow.evaluate.files import score_lists
 from utterflow.files import write_jsonl

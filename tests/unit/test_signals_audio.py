@@ -5,12 +5,14 @@ from __future__ import annotations
 import json
 import shutil
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import soundfile
 import torch
 from safetensors.torch import load_file, save_file
+from spoken_rows import audio_fields, write_manifest
 from transformers import (
     Wav2Vec2Config,
     Wav2Vec2CTCTokenizer,
@@ -22,7 +24,7 @@ from transformers import (
 from utterflow.audio import load_row_audio
 from utterflow.config.signals import AudioLogits
 from utterflow.errors import UserError
-from utterflow.files import file_sha256, read_json, read_jsonl, write_jsonl
+from utterflow.files import read_json, read_jsonl, write_jsonl
 from utterflow.gather import Shard
 from utterflow.records import ManifestRow, Noise, TrialRow, read_records
 from utterflow.signals import audio
@@ -74,26 +76,11 @@ def models(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def manifest(tmp_path_factory) -> Path:
-    folder = tmp_path_factory.mktemp("corpus")
-    generator = np.random.default_rng(0)
-    rows = []
-    for index, seconds in enumerate(SECONDS):
-        path = folder / f"{index}.wav"
-        soundfile.write(path, generator.normal(0, 0.2, int(seconds * 16000)), 16000)
-        rows.append(
-            ManifestRow(
-                id=f"row{index}",
-                audio=str(path),
-                audio_sha256=file_sha256(path),
-                audio_bytes=path.stat().st_size,
-                seconds=seconds,
-                text=f"text {index}",
-                group=f"g{index % 2}",
-                noise=Noise(snr_db=5, color=1, seed=index) if index == 1 else None,
-            ).row()
-        )
-    write_jsonl(folder / "manifest.jsonl", rows)
-    return folder / "manifest.jsonl"
+    def describe(index: int) -> dict[str, Any]:
+        noise = Noise(snr_db=5, color=1, seed=index) if index == 1 else None
+        return {"text": f"text {index}", "group": f"g{index % 2}", "noise": noise}
+
+    return write_manifest(tmp_path_factory.mktemp("corpus"), SECONDS, describe)
 
 
 def save(out: Path, manifest: Path, model: Path, shard: Shard | None = None, **keys) -> list[TrialRow]:
@@ -174,12 +161,7 @@ def test_recordings_that_cannot_be_used_are_rejected_and_the_others_stay(models,
     short = tmp_path / "short.wav"
     soundfile.write(short, np.ones(20) / 2, 16000)
     rows[1] |= {"audio": str(tmp_path / "none.wav")}
-    rows[2] |= {
-        "audio": str(short),
-        "audio_bytes": short.stat().st_size,
-        "audio_sha256": file_sha256(short),
-        "noise": None,
-    }
+    rows[2] |= audio_fields(short)
     write_jsonl(tmp_path / "manifest.jsonl", rows)
     whole = save(tmp_path / "whole", manifest, models / "layer")
     found = save(tmp_path / "part", tmp_path / "manifest.jsonl", models / "layer", max_rejected=0.5)

@@ -11,11 +11,10 @@ import sys
 import time
 from pathlib import Path
 
-import numpy as np
 import pytest
-import soundfile
 import torch
 from safetensors.torch import load_file, save_file
+from spoken_rows import write_manifest
 
 from utterflow import gather
 from utterflow.asr import transcribe as stage
@@ -24,7 +23,7 @@ from utterflow.asr.recognise import choose_method
 from utterflow.asr.transcribe import make_batches, transcribe
 from utterflow.config.asr import AsrVariant
 from utterflow.errors import UserError
-from utterflow.files import file_sha256, read_jsonl, write_jsonl
+from utterflow.files import read_jsonl, write_jsonl
 from utterflow.gather import Shard
 from utterflow.records import ManifestRow, NbestRow, read_records
 
@@ -34,24 +33,7 @@ SECONDS = (0.3, 1.2, 0.8, 1.9, 0.5, 1.4, 5.3, 0.9, 1.0, 0.6)
 @pytest.fixture(scope="module")
 def manifest(tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("corpus")
-    generator = np.random.default_rng(0)
-    rows = []
-    for index, seconds in enumerate(SECONDS):
-        path = folder / f"{index}.wav"
-        soundfile.write(path, generator.normal(0, 0.2, int(seconds * 16000)), 16000)
-        rows.append(
-            ManifestRow(
-                id=f"row{index}",
-                audio=str(path),
-                audio_sha256=file_sha256(path),
-                audio_bytes=path.stat().st_size,
-                seconds=seconds,
-                text="a b",
-                speaker=f"s{index % 2}",
-            ).row()
-        )
-    write_jsonl(folder / "manifest.jsonl", rows)
-    return folder / "manifest.jsonl"
+    return write_manifest(folder, SECONDS, lambda index: {"text": "a b", "speaker": f"s{index % 2}"})
 
 
 def variant(folder: Path, **keys) -> AsrVariant:

@@ -11,6 +11,7 @@ from utterflow import __version__, doctor
 from utterflow.config import commands as config
 from utterflow.errors import UserError
 from utterflow.evaluate import commands as score
+from utterflow.rationale import preview
 from utterflow.report import commands as report
 
 
@@ -23,7 +24,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="utterflow", description="Speech-and-language-model experiments.")
     parser.add_argument("--version", action="version", version=f"utterflow {__version__}")
     subparsers = parser.add_subparsers(dest="command", required=True, metavar="command")
-    for module in (score, config, doctor, report):
+    for module in (score, config, doctor, preview, report):
         module.add_parser(subparsers)
     args = parser.parse_args(argv)
     try:

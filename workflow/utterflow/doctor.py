@@ -21,6 +21,7 @@ from utterflow.config.asr import AsrVariant
 from utterflow.config.commands import add_configfile, config_of
 from utterflow.config.corpora import AnyCorpus, Download
 from utterflow.config.models import Config
+from utterflow.config.servers import Server
 from utterflow.errors import UserError
 from utterflow.models.folders import PretrainedModel, model_folder_of
 from utterflow.provenance import PACKAGES
@@ -116,19 +117,18 @@ def config_findings(config: Config, options: str) -> Iterator[Finding]:
     """
     fetch = f"snakemake fetch --cores 1 {options}".strip()
     yield Finding("ok", "config", f"{config.name}: {len(targets.all_scores(config))} results")
-    for name in _used(config, "corpora"):
+    lists = targets.used_lists(config)
+    for name in dict.fromkeys(corpus for corpus, _ in lists):
         yield from corpus_findings(name, config.corpora[name], config.downloads, fetch)
-    for name in _used(config, "asr"):
+    for name in dict.fromkeys(asr for _, asr in lists):
         yield from model_findings(f"asr.{name}", config.asr[name], fetch)
         yield from device_findings(name, config.asr[name])
     for name in targets.used_models(config):
         yield from model_findings(f"models.{name}", config.models[name], fetch)
+    for name in targets.used_servers(config):
+        yield server_finding(name, config.servers[name], os.environ)
     yield from given_file_findings(targets.given_files(config))
     yield from tool_findings(config)
-
-
-def _used(config: Config, section: str) -> list[str]:
-    return list(dict.fromkeys(name for run in config.runs for name in getattr(run, section)))
 
 
 def python_finding(version: tuple[int, ...]) -> Finding:
@@ -326,6 +326,16 @@ def tool_findings(config: Config) -> Iterator[Finding]:
             yield Finding("ok", "vllm", str(python))
         else:
             yield Finding("FAIL", "vllm", f"no {python}", "make setup-vllm (VLLM=gpu where there are GPUs)")
+
+
+def server_finding(name: str, server: Server, environment: Mapping[str, str]) -> Finding:
+    """Whether the environment has a server's key, and which address holds; nothing is sent."""
+    from_variable = next((variable for variable in server.base_url_env if environment.get(variable)), None)
+    address = f"address from {from_variable}" if from_variable else server.base_url
+    if server.key_env and not environment.get(server.key_env):
+        fix = f"export {server.key_env}=... (on a cluster too: sbatch hands the environment on)"
+        return Finding("FAIL", f"servers.{name}", f"{address}; its key {server.key_env} is not set", fix)
+    return Finding("ok", f"servers.{name}", f"{address}; {f'{server.key_env} is set' if server.key_env else 'no key'}")
 
 
 def model_findings(key: str, variant: PretrainedModel, fetch: str) -> Iterator[Finding]:

@@ -34,6 +34,8 @@ PACKAGES = (
     "numba",
     "pyctcdecode",
     "llguidance",
+    "openai",
+    "httpx2",
     "whisper_normalizer",
 )
 

@@ -233,7 +233,64 @@ class Message(Record):
     RECORD: ClassVar[str] = "message/1"
     role: Literal["system", "user", "assistant"]
     content: str | list[dict[str, Any]] = Field(
-        description="text, or parts: {type: text, text}, {type: audio, path}, {type: image, path}"
+        description="text, or parts: {type: text, text}, {type: audio, path, noise?}, {type: image, path}"
+    )
+
+
+class Entity(Record):
+    """A slot of a spoken command."""
+
+    RECORD: ClassVar[str] = "entity/1"
+    type: str = Field(min_length=1)
+    filler: str
+
+
+class SluItem(Record):
+    """A spoken command: what was heard, and what it means."""
+
+    RECORD: ClassVar[str] = "slu_item/1"
+    id: str = Field(min_length=1, description="unique in the file; of a recording, or of a sentence")
+    slurp_id: int | str | None = None
+    file: str | None = Field(
+        default=None, description="name of the recording, by which SLURP pairs gold and prediction"
+    )
+    audio: str | None = Field(default=None, description="path of the recording")
+    noise: Noise | None = None
+    text: str | None = Field(default=None, description="reference transcript")
+    hypotheses: list[str] = Field(
+        default_factory=list, description="n-best, best first; empty for a sentence as written"
+    )
+    scenario: str | None = None
+    action: str | None = None
+    entities: list[Entity] | None = None
+    speaker: str | None = None
+    group: str | None = None
+
+    @property
+    def intent(self) -> str | None:
+        """`scenario_action`, as SLURP's metrics have it; None where either is missing."""
+        return f"{self.scenario}_{self.action}" if self.scenario and self.action else None
+
+
+class RationaleRow(SluItem):
+    """A command with a language model's rationale for its labels; the first eight keys are those of the source."""
+
+    RECORD: ClassVar[str] = "rationale/1"
+    nbest_k: int = Field(ge=1)
+    input_text: str = Field(description="the evidence as the prompt shows it")
+    gold_intent: str | None = Field(description="null where the model did not see the gold labels")
+    slot_candidates: list[Entity] = Field(description="gold slots shown to the model")
+    raw_output: str = Field(description="the answer as it came; of two stages the last one's")
+    topk_valid: bool
+    topk_validation_error: str | None
+    sees_gold: bool = Field(description="gold labels were in the prompt: never for a test-time prompt")
+    final_prediction: str | None = Field(default=None, description="the intent that the rationale ends with")
+    rationale_text: str | None = Field(default=None, description="the rationale as one text; null where unusable")
+    fallback_used: bool = False
+    fallback_reason: str | None = None
+    rationale: dict[str, Any] | None = Field(default=None, description="output_mode full: the parsed answers")
+    asked: list[dict[str, Any]] | None = Field(
+        default=None, description="output_mode full: prompt, answer, tokens and cost of each question"
     )
 
 
@@ -247,6 +304,7 @@ class SftRow(Record):
     target: str | None = Field(description="the answer; null in a test set without references")
     group: str | None = Field(default=None, description="what must not be torn apart by a split: speaker, session, ...")
     source: str | None = Field(default=None, description="data set that the row was mixed from")
+    weight: float = Field(default=1.0, gt=0, description="of the row's loss")
 
 
 class PredictionRow(Record):

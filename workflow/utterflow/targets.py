@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
+from pathlib import Path
 from typing import TypeVar
 
+from utterflow.config.datasets import CandidateSource, CorrectorDataset, SluDataset, SluSource
 from utterflow.config.models import Config
 from utterflow.config.signals import PARTITIONS
 from utterflow.fetch import model_listing
 from utterflow.models.folders import PretrainedModel
+from utterflow.rationale.files import prompt_files
 
 T = TypeVar("T")
 
@@ -25,6 +28,20 @@ def asr_runs(config: Config) -> list[tuple[str, str, str]]:
         for asr in run.asr
         for scoring in run.scoring
     )
+
+
+def used_lists(config: Config) -> list[tuple[str, str]]:
+    """(corpus, asr) of all n-best lists that are needed: scored, in data sets, or as evidence of rationales."""
+    scored = [(corpus, asr) for corpus, asr, _ in asr_runs(config)]
+    sources = [item for name, split in used_datasets(config) for item in getattr(config.datasets[name], split)]
+    reasons = [config.rationales[Path(path).parts[2]] for path in rationale_files(config)]
+    return _once([*scored, *((item.corpus, item.asr) for item in [*sources, *reasons] if item.asr)])
+
+
+def used_servers(config: Config) -> list[str]:
+    """The names of the servers that the needed rationales ask."""
+    reasons = [config.rationales[Path(path).parts[2]] for path in rationale_files(config)]
+    return _once(item.server for item in reasons if item.server)
 
 
 def asr_scores(config: Config) -> list[str]:
@@ -52,9 +69,27 @@ def correction_scores(config: Config) -> list[str]:
     )
 
 
+def understandings(config: Config) -> list[str]:
+    """The names of the understandings that are asked for."""
+    return _once(name for run in config.runs for name in run.understandings)
+
+
+def slu_scores(config: Config) -> list[str]:
+    """The metrics of every understanding."""
+    return [f"results/slu/{name}/metrics_label_only.json" for name in understandings(config)]
+
+
+def rationale_files(config: Config) -> list[str]:
+    """The rationales that runs name, for every list length, and those that the asked for data sets use."""
+    named = [(name, k) for run in config.runs for name in run.rationales for k in config.rationales[name].nbest_values]
+    sources = [item for name, split in used_datasets(config) for item in getattr(config.datasets[name], split)]
+    used = [(item.rationale, item.k) for item in sources if isinstance(item, SluSource) and item.rationale]
+    return _once(f"results/rationale/{name}/k{k}/rationale.jsonl" for name, k in [*named, *used])
+
+
 def all_scores(config: Config) -> list[str]:
     """The metrics of everything that is asked for."""
-    return asr_scores(config) + correction_scores(config)
+    return asr_scores(config) + correction_scores(config) + slu_scores(config)
 
 
 def trainings(config: Config) -> list[str]:
@@ -84,8 +119,13 @@ def used_models(config: Config) -> list[str]:
     """The names of the language models that the asked for corrections need: to answer, to train, to count tokens."""
     answering = [config.predictions[name].model for name in predictions(config)]
     trained = [config.trainings[name].model for name in trainings(config)]
-    counting = [config.datasets[name].tokenizer for name, _ in used_datasets(config)]
-    return _once(name for name in [*answering, *trained, *counting] if name)
+    counting = [
+        item.tokenizer
+        for name, _ in used_datasets(config)
+        if isinstance(item := config.datasets[name], CorrectorDataset)
+    ]
+    asked = [config.rationales[Path(path).parts[2]].model for path in rationale_files(config)]
+    return _once(name for name in [*answering, *trained, *counting, *asked] if name)
 
 
 def fetched_files(config: Config) -> list[str]:
@@ -108,9 +148,9 @@ def _once(items: Iterable[T]) -> list[T]:
 
 
 def predictions(config: Config) -> list[str]:
-    """The names of the predictions that the asked for corrections score."""
-    corrections = _once(correction for run in config.runs for correction in run.corrections)
-    return _once(config.corrections[name].prediction for name in corrections)
+    """The names of the predictions that the asked for corrections and understandings score."""
+    corrections = [config.corrections[name].prediction for run in config.runs for name in run.corrections]
+    return _once([*corrections, *(config.understandings[name].prediction for name in understandings(config))])
 
 
 def prediction_files(config: Config) -> list[str]:
@@ -126,7 +166,11 @@ def training_metrics(config: Config) -> list[str]:
 def beam_lists(config: Config) -> list[str]:
     """The dumped beams of every data set that the asked for trainings and predictions use."""
     sources = [source for name, split in used_datasets(config) for source in getattr(config.datasets[name], split)]
-    return _once(f"results/beams/{item.beams}/{item.partition}/beams.jsonl" for item in sources if item.beams)
+    return _once(
+        f"results/beams/{item.beams}/{item.partition}/beams.jsonl"
+        for item in sources
+        if isinstance(item, CandidateSource) and item.beams
+    )
 
 
 def stages(config: Config) -> dict[str, list[str]]:
@@ -136,6 +180,7 @@ def stages(config: Config) -> dict[str, list[str]]:
         "corpora": manifests(config),
         "asr": nbest_lists(config),
         "beams": beam_lists(config),
+        "rationales": rationale_files(config),
         "trainings": training_metrics(config),
         "predictions": prediction_files(config),
         "evaluate": all_scores(config),
@@ -175,9 +220,24 @@ def _named_files(config: Config) -> Iterator[tuple[str, str | None]]:
         yield f"beams.{name}.lexicon", beams.lexicon
     for name, model in config.models.items():
         yield f"models.{name}.chat_template", model.chat_template
+    for name, rationale in config.rationales.items():
+        yield f"rationales.{name}.lists", rationale.lists
+        yield from ((f"rationales.{name}.labels", path) for path in rationale.labels)
+        yield from ((f"rationales.{name}.prompts", path) for path in prompt_files(rationale))
     for name, dataset in config.datasets.items():
-        yield f"datasets.{name}.instruction", dataset.instruction
         yield f"datasets.{name}.system", dataset.system
+        if isinstance(dataset, SluDataset):
+            yield f"datasets.{name}.slu_prompt", dataset.slu_prompt
+            yield f"datasets.{name}.ras_prompt", dataset.ras_prompt if dataset.ras else None
+            yield f"datasets.{name}.lexicon", dataset.lexicon
+            yield from ((f"datasets.{name}.labels", path) for path in dataset.labels)
+            for split in SPLITS:
+                items: Iterable[SluSource] = getattr(dataset, split)
+                for i, item in enumerate(items):
+                    yield f"datasets.{name}.{split}.{i}.lists", item.lists
+                    yield f"datasets.{name}.{split}.{i}.gold_text", item.gold_text
+            continue
+        yield f"datasets.{name}.instruction", dataset.instruction
         for split in SPLITS:
             sources = getattr(dataset, split)
             yield from ((f"datasets.{name}.{split}.{i}.lists", source.lists) for i, source in enumerate(sources))

@@ -41,8 +41,18 @@ class Line:
 
     id: str
     split: str
-    text: str
+    sentence: Sentence
     voice: str
+
+    @property
+    def text(self) -> str:
+        return self.sentence.text
+
+    @property
+    def labels(self) -> dict[str, object]:
+        """Its meaning, as SLURP names it."""
+        entities = [{"type": entity.kind, "filler": entity.filler} for entity in self.sentence.entities]
+        return {"scenario": self.sentence.scenario, "action": self.sentence.action, "entities": entities}
 
 
 def plan_lists(parts: dict[str, list[Sentence]]) -> list[Line]:
@@ -50,7 +60,7 @@ def plan_lists(parts: dict[str, list[Sentence]]) -> list[Line]:
     rng = random.Random(SEED + 6)
     train = [(f"slurp-{10_000 + index}", "train", sentence) for index, sentence in enumerate(parts["slurp_train"])]
     devel = [(f"devel-{index:03d}", "devel", sentence) for index, sentence in enumerate(parts["asr_dev"])]
-    return [Line(name, split, s.text, rng.choice(TRAINING_VOICES).name) for name, split, s in [*train, *devel]]
+    return [Line(name, split, s, rng.choice(TRAINING_VOICES).name) for name, split, s in [*train, *devel]]
 
 
 def speak_shard(task: tuple[int, list[Line]]) -> list[np.ndarray | None]:
@@ -91,7 +101,7 @@ def recognise_lists(model: Path, clips: Sequence[np.ndarray], ids: Sequence[str]
 
 
 def make_lists(folder: Path, model: Path, parts: dict[str, list[Sentence]], processes: int) -> None:
-    """Speak, recognise, and write train.jsonl and devel.jsonl: id, `input` (hypotheses), `output` (sentence)."""
+    """Speak, recognise, and write train.jsonl and devel.jsonl: id, hypotheses, sentence, labels."""
     import torch
 
     torch.set_num_threads(1)
@@ -101,7 +111,7 @@ def make_lists(folder: Path, model: Path, parts: dict[str, list[Sentence]], proc
     folder.mkdir(parents=True, exist_ok=True)
     for split in ("train", "devel"):
         rows = [
-            {"id": line.id, "input": hypotheses, "output": line.text}
+            {"id": line.id, "input": hypotheses, "output": line.text, **line.labels}
             for line, hypotheses in zip(lines, lists, strict=True)
             if line.split == split and hypotheses
         ]

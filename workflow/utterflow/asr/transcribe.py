@@ -13,7 +13,7 @@ import torch
 from numpy.typing import NDArray
 
 from utterflow.asr.recognise import Recognised, choose_method, recognise
-from utterflow.asr.whisper import Whisper, check_model_folder, choose_dtype, load_whisper
+from utterflow.asr.whisper import Whisper, check_model_folder, load_whisper
 from utterflow.audio import AudioError, load_row_audio
 from utterflow.config.asr import AsrVariant
 from utterflow.config.base import placement_keys
@@ -22,7 +22,7 @@ from utterflow.files import digest_of, parse_object, text_lines, write_jsonl
 from utterflow.gather import Shard
 from utterflow.jobs import Progress, check_rejected, log
 from utterflow.journal import Journal
-from utterflow.models.devices import choose_device
+from utterflow.models.devices import choose_device, choose_dtype, device_name
 from utterflow.models.folders import model_digest
 from utterflow.provenance import Stopwatch, input_digest, write_meta
 from utterflow.records import ManifestRow, NbestRow, RejectedRow, parse_record
@@ -114,7 +114,7 @@ def transcribe(
         outputs={NbestRow.RECORD: nbest, RejectedRow.RECORD: rejected},
         seconds=watch.seconds(),
         rows={"in": len(rows), "out": len(kept), "rejected": len(lost), "from_journal": found_before},
-        device=_device_name(device),
+        device=device_name(device),
         extra={
             "dtype": str(dtype).removeprefix("torch."),
             "model": str(model),
@@ -207,7 +207,3 @@ def _result(item: Recognised, method: str, fallback: str | None) -> dict[str, An
 
 def _nbest_row(row: ManifestRow, result: Mapping[str, Any]) -> dict[str, Any]:
     return parse_record(NbestRow, {**row.row(), **result}, f"row {row.id}").row()
-
-
-def _device_name(device: torch.device) -> str:
-    return torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu"

@@ -21,7 +21,6 @@ from torch.nn.functional import scaled_dot_product_attention
 
 from utterflow.errors import UserError
 
-DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 REQUIRED_FILES = ("config.json", "model.safetensors")
 WEIGHT_INDEX = "model.safetensors.index.json"
 ROOM = 8  # decoder positions that a cache is made longer by, when it is copied or full
@@ -71,13 +70,6 @@ class DecoderState:
     cross: list[Tensor]
     cache: Tensor
     length: int = 0
-
-
-def choose_dtype(dtype: str, device: torch.device) -> torch.dtype:
-    """`auto`: float32 on the CPU, bfloat16 on a GPU."""
-    if dtype == "auto":
-        return torch.bfloat16 if device.type == "cuda" else torch.float32
-    return DTYPES[dtype]
 
 
 def load_whisper(folder: Path, device: torch.device, dtype: torch.dtype) -> Whisper:

@@ -490,4 +490,5 @@ def _short(value: Any) -> str:
         text = in_yaml(value)
     except yaml.YAMLError:
         text = repr(value)
+    text = re.sub(r"//[^/@\s]+@", "//...@", text)  # what an address should not hold, a message must not repeat
     return text if len(text) <= VALUE_LIMIT else text[: VALUE_LIMIT - 3] + "..."

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import posixpath
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,13 +14,15 @@ from utterflow.config.asr import AsrVariant
 from utterflow.config.base import Name, Section, key, required
 from utterflow.config.beams import Beams, Ngram
 from utterflow.config.corpora import AnyCorpus, Download
-from utterflow.config.datasets import CorrectorDataset
+from utterflow.config.datasets import AnyDataset, SluDataset, SluSource
 from utterflow.config.language_models import LanguageModel
-from utterflow.config.prediction import Correction, Prediction
+from utterflow.config.prediction import Correction, Prediction, Understanding
+from utterflow.config.rationale import Rationale
 from utterflow.config.scoring import Scoring
+from utterflow.config.servers import Server
 from utterflow.config.signals import AnyLogits, AnyRecordings, CtcEncoder
 from utterflow.config.tools import Tools
-from utterflow.config.training import Training
+from utterflow.config.training import MixPart, Training
 
 # Keys that name an entry of another section: (where they stand, `*` for any name or index; that section).
 REFERENCES = (
@@ -27,6 +30,8 @@ REFERENCES = (
     ("runs.*.asr", "asr"),
     ("runs.*.scoring", "scoring"),
     ("runs.*.corrections", "corrections"),
+    ("runs.*.rationales", "rationales"),
+    ("runs.*.understandings", "understandings"),
     ("encoders.*.recordings", "recordings"),
     ("logits.*.encoder", "encoders"),
     ("logits.*.train", "corpora"),
@@ -37,9 +42,13 @@ REFERENCES = (
     *(
         (f"datasets.*.{split}.*.{name}", section)
         for split in ("train", "validation", "test")
-        for name, section in (("beams", "beams"), ("corpus", "corpora"), ("asr", "asr"))
+        for name, section in (("beams", "beams"), ("corpus", "corpora"), ("asr", "asr"), ("rationale", "rationales"))
     ),
     ("datasets.*.tokenizer", "models"),
+    ("rationales.*.corpus", "corpora"),
+    ("rationales.*.asr", "asr"),
+    ("rationales.*.server", "servers"),
+    ("rationales.*.model", "models"),
     ("trainings.*.model", "models"),
     ("trainings.*.train.*.dataset", "datasets"),
     ("trainings.*.validation.*.dataset", "datasets"),
@@ -47,24 +56,29 @@ REFERENCES = (
     ("predictions.*.model", "models"),
     ("predictions.*.training", "trainings"),
     ("corrections.*.prediction", "predictions"),
+    ("understandings.*.prediction", "predictions"),
 )
 RUN_SECTIONS = ("corpora", "asr", "scoring")
 
 
 class Run(Section):
-    """Every corpus with every ASR variant, or every correction; with every scoring."""
+    """Every corpus with every ASR variant, and every correction, with every scoring; rationales; understandings."""
 
     corpora: tuple[Name, ...] = key((), "names under `corpora`", "targets", examples=[["devel"]])
     asr: tuple[Name, ...] = key((), "names under `asr`", "targets", examples=[["turbo"]])
     corrections: tuple[Name, ...] = key((), "names under `corrections`", "targets", examples=[["corrected"]])
-    scoring: tuple[Name, ...] = required("names under `scoring`", "targets", min_length=1, examples=[["whisper"]])
+    rationales: tuple[Name, ...] = key((), "names under `rationales`", "targets", examples=[["deepseek"]])
+    understandings: tuple[Name, ...] = key((), "names under `understandings`", "targets", examples=[["slu"]])
+    scoring: tuple[Name, ...] = key((), "names under `scoring`", "targets", examples=[["whisper"]])
 
     @model_validator(mode="after")
     def _asks_for_something(self) -> Run:
         if bool(self.corpora) != bool(self.asr):
             raise ValueError("`corpora` and `asr` go together")
-        if not (self.corpora or self.corrections):
-            raise ValueError("a run names `corpora` and `asr`, or `corrections`")
+        if not (self.corpora or self.corrections or self.rationales or self.understandings):
+            raise ValueError("a run names `corpora` and `asr`, `corrections`, `rationales` or `understandings`")
+        if bool(self.scoring) != bool(self.corpora or self.corrections):
+            raise ValueError("`scoring` goes with `corpora` and `asr`, or with `corrections`")
         return self
 
 
@@ -87,12 +101,19 @@ class Config(Section):
     ngrams: dict[Name, Ngram] = Field(default_factory=dict, description="word n-gram models, by name")
     beams: dict[Name, Beams] = Field(default_factory=dict, description="decodings of logits to n-best lists, by name")
     models: dict[Name, LanguageModel] = Field(default_factory=dict, description="language models, by name")
-    datasets: dict[Name, CorrectorDataset] = Field(
-        default_factory=dict, description="training and test records, by name"
+    servers: dict[Name, Server] = Field(
+        default_factory=dict, description="servers that answer questions, by name; their keys come from the environment"
     )
+    rationales: dict[Name, Rationale] = Field(
+        default_factory=dict, description="why labels fit what was heard, in a language model's words, by name"
+    )
+    datasets: dict[Name, AnyDataset] = Field(default_factory=dict, description="training and test records, by name")
     trainings: dict[Name, Training] = Field(default_factory=dict, description="fine-tunings, by name")
     predictions: dict[Name, Prediction] = Field(default_factory=dict, description="models' answers, by name")
     corrections: dict[Name, Correction] = Field(default_factory=dict, description="scored corrections, by name")
+    understandings: dict[Name, Understanding] = Field(
+        default_factory=dict, description="scored answers to slu datasets, by name"
+    )
     scoring: dict[Name, Scoring] = Field(default_factory=dict, description="scorings, by name")
     runs: tuple[Run, ...] = Field(min_length=1, description="what the target `all` computes")
 
@@ -122,6 +143,9 @@ def _misfits(config: Config) -> Iterator[str]:
     if reference_faults(config.model_dump(mode="json")):
         return
     for name, dataset in config.datasets.items():
+        if dataset.builder == "slu":
+            yield from _slu_misfits(config, name, dataset)
+            continue
         for split in ("train", "validation", "test"):
             for source in getattr(dataset, split):
                 if source.beams and source.partition not in partitions_of(config, config.beams[source.beams].logits):
@@ -135,6 +159,120 @@ def _misfits(config: Config) -> Iterator[str]:
             yield f"predictions.{name}: dataset {prediction.dataset} has no split {prediction.split}"
         if prediction.merged and config.trainings[str(prediction.training)].adapter.kind == "none":
             yield f"predictions.{name}: training {prediction.training} has no adapter to merge; leave `merged` out"
+    yield from _kind_misfits(config)
+
+
+def _slu_misfits(config: Config, name: str, dataset: SluDataset) -> Iterator[str]:
+    for split in ("train", "validation", "test"):
+        for number, source in enumerate(getattr(dataset, split)):
+            where = f"datasets.{name}.{split}.{number}"
+            if source.rationale and source.k not in config.rationales[source.rationale].nbest_values:
+                yield f"{where}: rationales.{source.rationale} has no list length {source.k} (`nbest_values`)"
+    yield from _inventory_misfits(config, name, dataset)
+    gold_made = _gold_made(config, dataset.test)
+    if gold_made and dataset.rationale_in_prompt:
+        yield (
+            f"datasets.{name}.test: rationales.{gold_made} were made with the gold labels in sight and would be in "
+            "test-time prompts; use rationales with `gold: false`, or rationale_in_prompt: false"
+        )
+
+
+def _inventory_misfits(config: Config, name: str, dataset: SluDataset) -> Iterator[str]:
+    """Inventories of labels, of the data set or its rationales, that the test set's own annotations would fill."""
+    tested = {posixpath.normpath(path) for source in dataset.test for path in _annotations(config, source)}
+    sources = (*dataset.train, *dataset.validation, *dataset.test)
+    reasons = dict.fromkeys(source.rationale for source in sources if source.rationale)
+    named = [(f"datasets.{name}", dataset.labels)]
+    named += [(f"rationales.{reason}", config.rationales[reason].labels) for reason in reasons]
+    for where, labels in named:
+        for path in labels:
+            if posixpath.normpath(path) in tested:
+                yield f"{where}.labels: {path} annotates the test set of datasets.{name}: leave it out"
+
+
+def _annotations(config: Config, source: SluSource) -> Iterator[str]:
+    """The SLURP annotations that a source's gold labels come from, where they are known."""
+    corpus = config.rationales[source.rationale].corpus if source.rationale else source.corpus
+    if source.gold_text:
+        yield source.gold_text
+    elif corpus and (entry := config.corpora[corpus]).adapter == "slurp":
+        yield entry.annotations
+
+
+def _gold_made(config: Config, sources: Iterable[SluSource]) -> str | None:
+    """The first source's rationales that were made with the gold labels in sight."""
+    names = (source.rationale for source in sources if source.rationale)
+    return next((name for name in names if config.rationales[name].gold), None)
+
+
+def _kind_misfits(config: Config) -> Iterator[str]:
+    """Scorers that do not fit a prediction's data set, questions that a model or server cannot be asked."""
+    builders = {name: config.datasets[item.dataset].builder for name, item in config.predictions.items()}
+    for section, builder in (("corrections", "corrector"), ("understandings", "slu")):
+        for name, item in getattr(config, section).items():
+            if builders[item.prediction] != builder:
+                yield (
+                    f"{section}.{name}: prediction {item.prediction} answers a dataset of builder "
+                    f"{builders[item.prediction]}, not {builder}"
+                )
+    for name, understanding in config.understandings.items():
+        yield from _understanding_misfits(config, name, understanding)
+    for name, rationale in config.rationales.items():
+        if (
+            rationale.evidence == "audio"
+            and rationale.server
+            and "audio" not in config.servers[rationale.server].accepts
+        ):
+            yield (
+                f"rationales.{name}: servers.{rationale.server} takes no audio: it would answer from text alone. Use "
+                "evidence nbest, or a server (`accepts: [audio]`) or model that listens"
+            )
+        if rationale.evidence == "audio" and rationale.model and config.models[rationale.model].kind != "audio":
+            yield f"rationales.{name}: evidence audio needs a model of kind audio, models.{rationale.model} is not"
+        if rationale.backend == "vllm" and rationale.model and config.models[rationale.model].kind != "text":
+            yield f"rationales.{name}: backend vllm answers text only, with a model of kind text; take transformers"
+    for name, training in config.trainings.items():
+        yield from _audio_misfits(config, f"trainings.{name}", training.model, training.train + training.validation)
+        if (training.adapter.audio_encoder or training.adapter.projector) and (
+            config.models[training.model].kind != "audio"
+        ):
+            yield f"trainings.{name}.adapter: models.{training.model} has no audio encoder or projector to train"
+        if training.packing and config.models[training.model].kind != "text":
+            yield f"trainings.{name}: only text is packed; leave `packing` out"
+    for name, prediction in config.predictions.items():
+        model = prediction.model or config.trainings[str(prediction.training)].model
+        yield from _audio_misfits(config, f"predictions.{name}", model, (prediction,))
+        if prediction.backend == "vllm" and config.models[model].kind != "text":
+            yield f"predictions.{name}: backend vllm answers text only; take transformers"
+
+
+def _understanding_misfits(config: Config, name: str, understanding: Understanding) -> Iterator[str]:
+    """Scored prompts that show or were chosen by gold labels; scores that the split's rows have no names for."""
+    prediction = config.predictions[understanding.prediction]
+    dataset, where = config.datasets[prediction.dataset], f"{prediction.dataset}/{prediction.split}"
+    if dataset.builder != "slu":
+        return
+    sources: tuple[SluSource, ...] = getattr(dataset, prediction.split)
+    gold_made = _gold_made(config, sources)
+    if dataset.rationale_in_prompt and gold_made:
+        yield (
+            f"understandings.{name}: the prompts of {where} hold rationales.{gold_made}, which were made with the gold "
+            "labels in sight"
+        )
+    if any(source.agreeing for source in sources):
+        yield f"understandings.{name}: `agreeing` chooses the rows of {where} by their gold labels: score another split"
+    if sources and all(source.gold_text for source in sources):
+        if understanding.by == "file":
+            yield f"understandings.{name}: {where} has sentences as written and no recording; write `by: slurp_id`"
+        if understanding.bootstrap_unit == "speaker":
+            yield f"understandings.{name}: {where} has no speakers; write `bootstrap_unit: utterance`"
+
+
+def _audio_misfits(config: Config, where: str, model: str, parts: Iterable[MixPart | Prediction]) -> Iterator[str]:
+    for part in parts:
+        dataset = config.datasets[part.dataset]
+        if dataset.builder == "slu" and dataset.audio and config.models[model].kind != "audio":
+            yield f"{where}: dataset {part.dataset} has recordings in its prompts; models.{model} is not of kind audio"
 
 
 @dataclass(frozen=True)

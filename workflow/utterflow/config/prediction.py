@@ -1,4 +1,4 @@
-"""Sections `predictions` and `corrections`: what models answer, and how corrections are scored."""
+"""Sections `predictions`, `corrections` and `understandings`: what models answer, and how answers are scored."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from utterflow.config.base import MaxRejected, Name, Section, key, required
 
 GENERATE = "generate"
 SCORE_CORRECTIONS = "score_corrections"
+SCORE_SLU = "score_slu"
 
 
 class Prediction(Section):
@@ -67,3 +68,19 @@ class Correction(Section):
         SCORE_CORRECTIONS,
         ge=0,
     )
+
+
+class Understanding(Section):
+    """Scenario, action and entities that a model has understood, under SLURP's metrics."""
+
+    prediction: Name = required("a name under `predictions`, of an slu dataset", SCORE_SLU, examples=["slu"])
+    by: Literal["file", "slurp_id"] = key(
+        "file", "what gold and predictions are paired by: the recording, or the sentence (text input)", SCORE_SLU
+    )
+    average: Literal["micro", "macro"] = key("micro", "of the report's F1s; the metrics file has both", SCORE_SLU)
+    bootstrap_samples: int = key(
+        1000, "resamples for confidence intervals; 0: no intervals", SCORE_SLU, ge=0, le=100_000
+    )
+    bootstrap_unit: Literal["utterance", "speaker"] = key("utterance", "what is resampled", SCORE_SLU)
+    confidence: float = key(0.95, "coverage of the intervals", SCORE_SLU, gt=0, lt=1)
+    bootstrap_seed: int = key(42, "seed of the resampling", SCORE_SLU, ge=0)

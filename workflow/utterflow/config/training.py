@@ -33,6 +33,10 @@ class Adapter(Section):
     )
     modules_to_save: tuple[str, ...] = key((), "modules trained in full beside it, e.g. lm_head", FINETUNE)
     rslora: bool = key(False, "scale by alpha / sqrt(r)", FINETUNE)
+    audio_encoder: bool = key(
+        False, "audio models: train the encoder too (with an adapter: put adapters there)", FINETUNE
+    )
+    projector: bool = key(False, "audio models: train what joins encoder and language model, in full", FINETUNE)
     quantize: Literal["none", "nf4", "int8"] = key(
         "none", "QLoRA: weights of the base in 4 or 8 bits; needs bitsandbytes and a GPU", FINETUNE
     )

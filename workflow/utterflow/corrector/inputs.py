@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from utterflow.config.datasets import CandidateSource
+from utterflow.config.datasets import CandidateSource, CorrectorDataset
 from utterflow.config.language_models import LanguageModel
 from utterflow.config.models import Config
 from utterflow.models.folders import model_inputs_of
@@ -28,13 +28,20 @@ def candidate_file(source: CandidateSource) -> str:
 
 def tokenizer_of(config: Config, dataset: str) -> LanguageModel | None:
     """The model whose tokenizer counts a data set's tokens."""
-    name = config.datasets[dataset].tokenizer
+    name = corrector_dataset(config, dataset).tokenizer
     return config.models[name] if name else None
+
+
+def corrector_dataset(config: Config, name: str) -> CorrectorDataset:
+    """The data set of this name, which is a corrector's."""
+    dataset = config.datasets[name]
+    assert isinstance(dataset, CorrectorDataset)
+    return dataset
 
 
 def text_files(config: Config, dataset: str) -> list[str]:
     """A data set's templates, and what its tokenizer is made of: no weights, but the listing of a fetched model."""
-    entry, model = config.datasets[dataset], tokenizer_of(config, dataset)
+    entry, model = corrector_dataset(config, dataset), tokenizer_of(config, dataset)
     templates = [entry.instruction, entry.system, model.chat_template if model else None]
     files = [path for path in model_inputs_of(model) if not path.endswith(".safetensors")] if model else []
     return [*(path for path in templates if path), *files]

@@ -14,7 +14,10 @@ import torch
 from torch import Tensor
 
 from utterflow.errors import UserError
-from utterflow.sft.tokenize import IGNORED
+from utterflow.sft.tokenize import IGNORED, Prompt, read_part
+
+Collate = Callable[[list[Mapping[str, Any]]], dict[str, Tensor]]
+Media = Callable[[Sequence[Prompt]], dict[str, Tensor]]
 
 MULTIPLE = 8  # lengths are padded to a multiple of it, as tensor cores want
 BATCHES_TO_SORT = 50  # batches whose rows are sorted together
@@ -71,25 +74,42 @@ def pack_rows(dataset: Any, max_length: int) -> Any:
     return pack_dataset(dataset, max_length, "bfd")
 
 
-def make_collator(pad_token: int, *, flatten: bool) -> Callable[[list[Mapping[str, Any]]], dict[str, Tensor]]:
-    """A collator for plain and packed sequences; `flatten`: a packed batch as one row, as FlashAttention wants it."""
+def make_collator(pad_token: int, *, flatten: bool, media: Media | None = None) -> Collate:
+    """A collator for plain and packed sequences.
+
+    Args:
+        flatten: a packed batch as one row, as FlashAttention wants it.
+        media: makes what the model takes for the recordings of a batch, from the prompts; packed rows have none.
+    """
 
     def collate(sequences: list[Mapping[str, Any]]) -> dict[str, Tensor]:
         if "seq_lengths" not in sequences[0]:
-            return pad_sequences(sequences, pad_token)
+            batch = pad_sequences(sequences, pad_token)
+            if media is not None and "audio" in sequences[0]:
+                batch |= media([_prompt(item) for item in sequences])
+            return batch
         return pad_packed([join_sequences(sequences)] if flatten else sequences, pad_token)
 
     return collate
 
 
+def _prompt(item: Mapping[str, Any]) -> Prompt:
+    """A row's token ids and recordings; that the answer is among the former changes nothing."""
+    return Prompt(tuple(item["input_ids"]), tuple(read_part(part) for part in item["audio"]))
+
+
 def pad_sequences(sequences: Sequence[Mapping[str, Any]], pad_token: int) -> dict[str, Tensor]:
-    """Rows of a batch, padded to its longest: `input_ids`, `labels`, `attention_mask` [rows, length]."""
+    """Rows of a batch, padded to its longest: `input_ids`, `labels`, `attention_mask` [rows, length]; `weights` [rows]
+    where the rows have some."""
     length = padded_length(len(item["input_ids"]) for item in sequences)
-    return {
+    batch = {
         "input_ids": _filled([item["input_ids"] for item in sequences], length, pad_token),
         "labels": _filled([item["labels"] for item in sequences], length, IGNORED),
         "attention_mask": _filled([[1] * len(item["input_ids"]) for item in sequences], length, 0),
     }
+    if "weight" in sequences[0]:
+        batch["weights"] = torch.tensor([item["weight"] for item in sequences], dtype=torch.float32)
+    return batch
 
 
 def pad_packed(sequences: Sequence[Mapping[str, Any]], pad_token: int) -> dict[str, Tensor]:

@@ -5,7 +5,9 @@ from __future__ import annotations
 import os
 import socket
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +17,6 @@ from utterflow.errors import UserError
 from utterflow.files import digest_of, read_json, write_json, write_jsonl
 from utterflow.finetune.checkpoints import FINAL, clear, is_complete, locked, prepare
 from utterflow.finetune.data import STAGE, EncodedSet, encode_set, log_set, tokens_seen
-from utterflow.finetune.kinds import kind_of
 from utterflow.finetune.launch import launch_command, launch_environment, run_processes
 from utterflow.finetune.records import HistoryRow, TrainingMetrics
 from utterflow.finetune.saving import place, place_weights
@@ -23,7 +24,8 @@ from utterflow.finetune.settings import check_settings, is_distributed, result_s
 from utterflow.finetune.train import WEIGHTS, Spec, run_training
 from utterflow.jobs import check_rejected, log
 from utterflow.models.folders import model_digest, model_folder_of
-from utterflow.models.text import check_text_model
+from utterflow.models.kinds import TEXT, kind_of
+from utterflow.models.loading import check_model_folder
 from utterflow.provenance import Stopwatch, input_digest, package_versions, write_meta
 from utterflow.records import RejectedRow
 
@@ -63,14 +65,16 @@ def finetune(
     training, model = training_of(cfg["training"]), LanguageModel.model_validate(cfg["model"])
     check_settings(training, model)
     folder = model_folder_of(model)
-    check_text_model(folder)
+    check_model_folder(folder)
     weights = model_digest(folder)
     templates = [Path(model.chat_template)] if model.chat_template else []
+    sets = _encode(folder, model, training, train, validation)
     digest = digest_of(
         {
             "settings": result_settings(training, model),
             "code": code,
             "data": [input_digest(path) for path in (train, validation, *templates)],
+            "recordings": {path: sha256 for found in sets.values() for path, sha256 in found.recordings.items()},
             "model": weights,
             "packages": training_packages(),
         }
@@ -78,7 +82,6 @@ def finetune(
     own = state / STAGE / digest[:32]
     with locked(own) as lock:
         resume = prepare(own)
-        sets = _encode(folder, model, training, train, validation)
         if is_complete(own / FINAL):
             log.info("the training is finished already: %s", own / FINAL)
         else:
@@ -130,11 +133,12 @@ def finetune(
 
 def training_packages() -> dict[str, str]:
     """Versions of what trains: a checkpoint is not gone on with under another one."""
-    import importlib.metadata
-
     wanted = ("torch", "transformers", "trl", "peft", "accelerate", "deepspeed")
-    installed = {item.metadata["Name"].lower(): item.version for item in importlib.metadata.distributions(name=None)}
-    return {name: installed[name] for name in wanted if name in installed}
+    versions: dict[str, str] = {}
+    for name in wanted:
+        with suppress(PackageNotFoundError):
+            versions[name] = version(name)
+    return versions
 
 
 def _encode(
@@ -143,20 +147,41 @@ def _encode(
     """Both sets as token ids; `validation` is not among them where its file is empty.
 
     Raises:
-        UserError: too many rows were rejected, or none is left to train on.
+        UserError: too many rows were rejected, none is left to train on, or DeepSpeed cannot train on such a mixture.
     """
     kind = kind_of(model)
     processor = kind.load_processor(folder, model)
     sets: dict[str, EncodedSet] = {}
     for name, path in (("train", train), ("validation", validation)):
-        found = encode_set(path, lambda row: kind.encode(processor, row), training, train=name == "train")
+        found = encode_set(path, lambda row: kind.encode_row(processor, row)[1:], training, train=name == "train")
         if found is not None:
             log_set(name, found)
             check_rejected(found.rejected, found.statistics.rows + found.statistics.rejected, training.max_rejected)
             sets[name] = found
     if "train" not in sets or not sets["train"].lengths:
         raise UserError("no row to train on", where=str(train), fix="look at the mixture under `train`")
+    if kind is not TEXT and any(encoded.all_have_audio is False for encoded in sets.values()):
+        _check_mixture(training)
     return sets
+
+
+def _check_mixture(training: Training) -> None:
+    """Raises a UserError where processes would wait for each other's encoder, or mistake each other's gradients.
+
+    DeepSpeed adds up gradients in the order in which they come, and cut weights as they are used; both differ between
+    a process whose batch has recordings and one whose batch has none.
+    """
+    trains = training.adapter.audio_encoder or training.adapter.projector
+    if training.deepspeed is None or training.world_size == 1 or not (trains or training.deepspeed.stage == 3):
+        return
+    raise UserError(
+        "DeepSpeed cannot train this where some rows have recordings and some have none",
+        where="deepspeed",
+        fix="leave `deepspeed` out"
+        + (", or leave encoder and projector as they are" if trains and training.deepspeed.stage < 3 else "")
+        + (", or write stage 2" if not trains else "")
+        + ", or leave out the rows without recordings",
+    )
 
 
 def _has_rows(encoded: EncodedSet | None) -> bool:

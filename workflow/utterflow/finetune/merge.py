@@ -11,10 +11,10 @@ import torch
 
 from utterflow.config.language_models import LanguageModel
 from utterflow.errors import UserError
-from utterflow.finetune.kinds import kind_of
 from utterflow.finetune.saving import ONE_FILE, place_weights, stored_dtype
 from utterflow.jobs import log
 from utterflow.models.folders import model_digest, model_folder_of
+from utterflow.models.kinds import kind_of
 from utterflow.provenance import Stopwatch, write_meta
 
 

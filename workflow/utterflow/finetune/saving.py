@@ -14,6 +14,7 @@ from utterflow.errors import UserError
 from utterflow.files import read_json, write_json
 
 ONE_FILE = "100TB"
+BESIDE = ("preprocessor_config.json",)  # of audio models; the rules declare the files that every model has
 SETS = ("target_modules", "exclude_modules", "modules_to_save")
 
 
@@ -53,7 +54,7 @@ def stored_dtype(folder: Path) -> torch.dtype | None:
 
 
 def place_weights(folder: Path, targets: list[Path]) -> None:
-    """Put the files of a saved model where the rule declares them.
+    """Put the files of a saved model where the rule declares them; beside a whole model, what it needs to be loaded.
 
     Raises:
         UserError: the library saved no file of that name.
@@ -62,6 +63,10 @@ def place_weights(folder: Path, targets: list[Path]) -> None:
         if not (folder / target.name).is_file():
             raise UserError(f"the library saved no {target.name} for this model", where=str(folder))
         place(folder / target.name, target)
+    whole = [target.parent for target in targets if target.name == "config.json"]
+    for name in BESIDE:
+        if whole and (folder / name).is_file():
+            place(folder / name, whole[0] / name)
 
 
 def place(source: Path, target: Path) -> None:

@@ -12,7 +12,9 @@ from utterflow.config.base import placement_keys
 from utterflow.config.language_models import LanguageModel
 from utterflow.config.training import DeepSpeed, Training
 from utterflow.errors import UserError
+from utterflow.finetune.parts import saved_modules, target_names, without_adapters
 from utterflow.finetune.resources import NOT_IN_TRAINING
+from utterflow.models.parts import Parts
 
 MIN_LR_RATE = 0.1  # of the peak, for cosine_with_min_lr
 BITSANDBYTES = "pip install bitsandbytes (it needs an NVIDIA GPU)"
@@ -132,9 +134,11 @@ def deepspeed_settings(deepspeed: DeepSpeed, *, on_gpu: bool) -> dict[str, Any]:
     }
 
 
-def lora_settings(training: Training) -> Any:
-    """The `LoraConfig` of a training."""
+def lora_settings(training: Training, parts: Parts | None = None) -> Any:
+    """The `LoraConfig` of a training; `parts`: the model's modules beside its language model."""
     from peft import LoraConfig
+
+    parts = parts or Parts()
 
     adapter = training.adapter
     return LoraConfig(
@@ -142,30 +146,39 @@ def lora_settings(training: Training) -> Any:
         r=adapter.r,
         lora_alpha=adapter.alpha,  # type: ignore[arg-type]
         lora_dropout=adapter.dropout,
-        target_modules=adapter.targets if isinstance(adapter.targets, str) else list(adapter.targets),
-        modules_to_save=list(adapter.modules_to_save) or None,
+        target_modules=target_names(parts, adapter),
+        exclude_modules=without_adapters(parts, adapter),
+        modules_to_save=saved_modules(parts, adapter) or None,
         use_rslora=adapter.rslora,
     )
 
 
-def quantization_settings(training: Training) -> Any:
-    """The `BitsAndBytesConfig` of a training with a quantized base, else None (QLoRA: arXiv:2305.14314)."""
+def quantization_settings(training: Training, parts: Parts | None = None) -> Any:
+    """The `BitsAndBytesConfig` of a training with a quantized base, else None (QLoRA: arXiv:2305.14314).
+
+    Of a model that listens, the language model alone is quantized: a projector in 4 bits could not be trained in full.
+    """
+    beside = [name for name in (parts.encoder, parts.projector, *parts.fixed) if name] if parts else []
+    whole = ["lm_head", *beside] if beside else None
     if training.adapter.quantize == "none":
         return None
     import torch
     from transformers import BitsAndBytesConfig
 
     if training.adapter.quantize == "int8":
-        return BitsAndBytesConfig(load_in_8bit=True)  # type: ignore[no-untyped-call]
+        return BitsAndBytesConfig(load_in_8bit=True, llm_int8_skip_modules=whole)  # type: ignore[no-untyped-call]
     return BitsAndBytesConfig(  # type: ignore[no-untyped-call]
         load_in_4bit=True,
         bnb_4bit_quant_type="nf4",
         bnb_4bit_use_double_quant=True,
         bnb_4bit_compute_dtype=torch.bfloat16,
+        llm_int8_skip_modules=whole,
     )
 
 
-def trainer_settings(training: Training, *, folder: Path, steps: int, bf16: bool, evaluates: bool, name: str) -> Any:
+def trainer_settings(
+    training: Training, *, folder: Path, steps: int, bf16: bool, evaluates: bool, name: str, workers: int = 0
+) -> Any:
     """The `SFTConfig` of a training.
 
     Args:
@@ -173,6 +186,7 @@ def trainer_settings(training: Training, *, folder: Path, steps: int, bf16: bool
         steps: optimizer steps of the whole training.
         evaluates: there is a validation set.
         name: of the run, where losses are reported.
+        workers: processes that make batches ahead.
     """
     from trl.trainer.sft_config import SFTConfig
 
@@ -218,6 +232,8 @@ def trainer_settings(training: Training, *, folder: Path, steps: int, bf16: bool
         use_cpu=not on_gpu,
         ddp_backend=("nccl" if on_gpu else "gloo") if is_distributed(training) else None,
         ddp_find_unused_parameters=False,
+        remove_unused_columns=False,
+        dataloader_num_workers=workers,
         dataloader_pin_memory=on_gpu,
         deepspeed=deepspeed_settings(training.deepspeed, on_gpu=on_gpu) if training.deepspeed else None,
         dataset_kwargs={"skip_prepare_dataset": True},

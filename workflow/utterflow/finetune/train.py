@@ -7,6 +7,7 @@ import pickle
 import random
 import time
 import warnings
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -18,10 +19,10 @@ from utterflow.config.language_models import LanguageModel
 from utterflow.config.training import Training
 from utterflow.errors import UserError
 from utterflow.files import write_json, write_jsonl
-from utterflow.finetune.batches import EpochSampler, check_packing
+from utterflow.finetune.batches import EpochSampler, check_packing, make_collator
 from utterflow.finetune.checkpoints import FINAL, mark_complete
 from utterflow.finetune.data import is_grouped
-from utterflow.finetune.kinds import kind_of, training_dtype
+from utterflow.finetune.parts import check_targets, freeze, training_dtype
 from utterflow.finetune.records import HistoryRow
 from utterflow.finetune.saving import save_weights, stored_dtype
 from utterflow.finetune.settings import (
@@ -35,8 +36,10 @@ from utterflow.finetune.settings import (
 from utterflow.finetune.trainer import Finetuner, Watch
 from utterflow.jobs import log
 from utterflow.models.devices import choose_device, device_name, has_bfloat16
+from utterflow.models.kinds import TEXT, kind_of
 
 WEIGHTS = "weights"
+MAKERS = 4  # processes that make features of recordings beside a GPU, where there are threads for them
 
 
 class Spec(BaseModel):
@@ -84,6 +87,7 @@ def _train(spec: Spec, training: Training, cfg: LanguageModel) -> None:
     from transformers import EarlyStoppingCallback, PrinterCallback
 
     device = choose_device("cuda" if training.gpus else "cpu")
+    kind = kind_of(cfg)
     os.environ["TENSORBOARD_LOGGING_DIR"] = str(spec.tensorboard)
     steps = total_steps(training, len(spec.lengths))
     bf16 = uses_bfloat16(training, device)
@@ -94,19 +98,21 @@ def _train(spec: Spec, training: Training, cfg: LanguageModel) -> None:
         bf16=bf16,
         evaluates=spec.evaluates,
         name=spec.name,
+        workers=min(MAKERS, spec.threads - 1) if training.gpus and kind is not TEXT else 0,
     )
     device = settings.device
-    kind = kind_of(cfg)
     processor = kind.load_processor(spec.folder, cfg)
+    parts = kind.parts(spec.folder)
     model = kind.load_model(
         spec.folder,
         cfg,
         device,
         dtype=training_dtype(cfg, full=not is_adapter(training), bf16=bf16),
-        quantization=quantization_settings(training),
+        quantization=quantization_settings(training, parts),
     )
     if is_adapter(training):
-        check_targets(model, training)
+        check_targets(model, training, parts)
+    freeze(model, parts, training.adapter)
     if training.packing and not (training.deepspeed and training.deepspeed.stage == 3):
         check_packing(model, device)
     batch = training.batch_size * training.world_size
@@ -114,15 +120,21 @@ def _train(spec: Spec, training: Training, cfg: LanguageModel) -> None:
     watch = Watch(sampler, spec.state, steps_per_epoch(training, len(spec.lengths)))
     patience = [EarlyStoppingCallback(training.patience)] if training.patience and spec.evaluates else []
     data = spec.state / "data"
+    tokenizer = kind.tokenizer(processor)
     trainer = Finetuner(
         sampler=sampler,
+        own_loss=kind is not TEXT,
         model=model,
         args=settings,
-        processing_class=processor,
-        data_collator=kind.collator(processor, cfg.attention == "flash_attention_2"),
+        processing_class=tokenizer,
+        data_collator=make_collator(
+            int(tokenizer.pad_token_id),
+            flatten=cfg.attention == "flash_attention_2",
+            media=partial(kind.media_inputs, processor),
+        ),
         train_dataset=load_from_disk(str(data / "train")),
         eval_dataset=load_from_disk(str(data / "validation")) if spec.evaluates else None,
-        peft_config=lora_settings(training) if is_adapter(training) else None,
+        peft_config=lora_settings(training, parts) if is_adapter(training) else None,
         callbacks=[watch, *patience],
     )
     trainer.remove_callback(PrinterCallback)
@@ -193,6 +205,13 @@ def allow_checkpoint_types() -> None:
     torch.serialization.add_safe_globals([DynamicLossScaler, LossScaler, ZeroStageEnum, fragment_address])
 
 
+def pass_over_shared_memory() -> None:
+    """Let DeepSpeed's processes on a CPU talk by gloo: else it compiles a transport of its own first, for a minute."""
+    from deepspeed import ops  # type: ignore[import-untyped]
+
+    ops.__compatible_ops__["deepspeed_shm_comm"] = False
+
+
 def _make_deterministic(training: Training, threads: int) -> None:
     """The same bytes on the same machine: one seed, fixed threads, deterministic kernels where there are any."""
     from transformers import set_seed
@@ -222,23 +241,6 @@ def uses_bfloat16(training: Training, device: torch.device) -> bool:
 
 def is_adapter(training: Training) -> bool:
     return training.adapter.kind == "lora"
-
-
-def check_targets(model: Any, training: Training) -> None:
-    """Raises a UserError for names of modules that the model does not have."""
-    names = {name.rpartition(".")[2] for name, _ in model.named_modules()}
-    adapter = training.adapter
-    targets = () if isinstance(adapter.targets, str) else adapter.targets
-    for key, wanted in (("targets", targets), ("modules_to_save", adapter.modules_to_save)):
-        if missing := [name for name in wanted if name.rpartition(".")[2] not in names]:
-            linear = {
-                name.rpartition(".")[2] for name, item in model.named_modules() if "Linear" in type(item).__name__
-            }
-            raise UserError(
-                f"the model has no module {missing[0]!r}",
-                where=f"adapter.{key}",
-                fix=f"its linear modules are {', '.join(sorted(linear))}; or write `targets: all-linear`",
-            )
 
 
 def history_of(entries: list[dict[str, Any]]) -> list[HistoryRow]:

@@ -29,8 +29,8 @@ class Finetuner(SFTTrainer):
     length-grouped order is drawn from the global random state, which dropout moves on.
     """
 
-    def __init__(self, *, sampler: EpochSampler, **settings: Any) -> None:
-        self._sampler = sampler
+    def __init__(self, *, sampler: EpochSampler, own_loss: bool = False, **settings: Any) -> None:
+        self._sampler, self._own_loss = sampler, own_loss
         super().__init__(**settings)
 
     def _get_train_sampler(self, train_dataset: Any = None) -> EpochSampler:
@@ -44,11 +44,18 @@ class Finetuner(SFTTrainer):
     ) -> Any:
         """On a GPU as the library does it; on the CPU without the logits of the prompt, which it would compute.
 
-        Scaled as there: by the answer tokens of all accumulated batches of all processes.
+        Rows with weights, and models whose own loss the library cannot take over (`own_loss`), are done so everywhere.
+        The loss is sum_i w_i * sum_t nll_it / N, with N the answer tokens of all accumulated batches of all processes,
+        whatever their weights: as the library scales, and the same where all weights are 1.
         """
-        if self.args.device.type != "cpu" or self.aux_loss_enabled or return_outputs or num_items_in_batch is None:
+        by_itself = self.args.device.type != "cpu" and not self._own_loss and "weights" not in inputs
+        if "weights" in inputs and (self.aux_loss_enabled or num_items_in_batch is None):
+            raise UserError("the loss of this model takes no weights of rows", fix="leave `weight` out of the rows")
+        if by_itself or self.aux_loss_enabled or return_outputs or num_items_in_batch is None:
             return super().compute_loss(model, inputs, return_outputs, num_items_in_batch)  # type: ignore[no-untyped-call]
         losses, _ = answer_losses(model, inputs)
+        if "weights" in inputs:
+            losses = losses * inputs["weights"]
         return losses.sum() / torch.as_tensor(num_items_in_batch).clamp(min=1) * self.accelerator.num_processes
 
     def evaluation_loop(
@@ -81,11 +88,11 @@ class Finetuner(SFTTrainer):
 
 
 def answer_losses(model: Any, inputs: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:
-    """Summed negative log-probability of the trained tokens of each row, and their number: [rows] each.
+    """Summed negative log-probability of the trained tokens of each row, and their number: [rows] each, unweighted.
 
     Logits are made only where some row of the batch has a trained token next.
     """
-    given = {name: value for name, value in inputs.items() if name != "labels"}
+    given = {name: value for name, value in inputs.items() if name not in ("labels", "weights")}
     labels = inputs["labels"][:, 1:]
     columns = (labels != IGNORED).any(dim=0).nonzero()[:, 0]
     logits = model(**given, use_cache=False, logits_to_keep=columns).logits

@@ -21,11 +21,13 @@ def main(spec: Path) -> int:
     _log_to_launcher(int(os.environ["RANK"]))
     _tell(place_line(os.environ))
     try:
-        from utterflow.finetune.train import Spec, allow_checkpoint_types, run_training
+        from utterflow.finetune.train import Spec, allow_checkpoint_types, pass_over_shared_memory, run_training
 
         told = Spec.model_validate(read_json(spec))
         if told.training.get("deepspeed"):
             allow_checkpoint_types()
+            if not told.training.get("gpus"):
+                pass_over_shared_memory()
         run_training(told)
     except UserError as error:
         _tell(error_line(error))

@@ -6,6 +6,7 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -26,10 +27,10 @@ from utterflow.llm.requests import Answer, Batch, Decoding, Request
 from utterflow.llm.structured import json_value, read_schema
 from utterflow.models.devices import choose_device, choose_dtype, device_name
 from utterflow.models.folders import model_digest
-from utterflow.models.text import load_tokenizer
+from utterflow.models.kinds import TEXT, Kind, kind_of
 from utterflow.provenance import Stopwatch, input_digest, write_meta
 from utterflow.records import PredictionRow, RejectedRow, SftRow, parse_record
-from utterflow.sft.tokenize import encode_prompt, end_token
+from utterflow.sft.tokenize import AudioPart, Prompt, end_token
 
 STAGE = "generate"
 PLACED = placement_keys(Prediction) | {"shards"}
@@ -59,11 +60,14 @@ class Item:
     where: str
     prompt: tuple[int, ...]
     problem: str | None
+    audio: tuple[AudioPart, ...] = ()
+    recordings: tuple[str, ...] = ()  # SHA-256 of their files
 
     @property
     def key(self) -> str:
         """What the answers depend on, beside model, config and code."""
-        return digest_of({"id": self.row.id, "messages": [message.row() for message in self.row.messages]})
+        heard = {"recordings": self.recordings} if self.recordings else {}
+        return digest_of({"id": self.row.id, "messages": [message.row() for message in self.row.messages], **heard})
 
 
 @dataclass(frozen=True)
@@ -74,10 +78,15 @@ class Plan:
     model_cfg: LanguageModel
     sources: Sources
     decoding: Decoding
-    tokenizer: Any
+    kind: Kind
+    processor: Any
     device: torch.device
     dtype: torch.dtype
     machine: Machine
+
+    @property
+    def tokenizer(self) -> Any:
+        return self.kind.tokenizer(self.processor)
 
 
 @dataclass(frozen=True)
@@ -90,10 +99,11 @@ class Run:
     output_tokens: int
 
 
-def read_items(sft: Path, shard: Shard, tokenizer: Any, longest: int | None) -> list[Item]:
+def read_items(sft: Path, shard: Shard, processor: Any, longest: int | None, kind: Kind = TEXT) -> list[Item]:
     """The shard's rows with their prompts, in the dataset's order; other shards' lines are not parsed.
 
     Args:
+        processor: of the model, which is of that kind: of text, its tokenizer.
         longest: tokens that a prompt may have; None: any number.
 
     Raises:
@@ -103,17 +113,18 @@ def read_items(sft: Path, shard: Shard, tokenizer: Any, longest: int | None) -> 
     for number, line in islice(text_lines(sft), shard.index, None, shard.count):
         where = f"{sft}, line {number}"
         row = parse_record(SftRow, parse_object(line, sft, number), where)
-        prompt: tuple[int, ...] = ()
-        problem = None
+        prompt, problem = Prompt(()), None
         try:
-            prompt = tuple(encode_prompt(tokenizer, row.messages))
+            prompt = kind.encode_prompt(processor, row.messages)
+            recordings = tuple(file_sha256(Path(part.path)) for part in prompt.audio)
         except ValueError as error:
-            problem = str(error)
-        if not prompt and problem is None:
+            problem, recordings = str(error), ()
+        size = len(prompt.ids)
+        if not size and problem is None:
             problem = "empty prompt: the chat template makes nothing of these messages"
-        if longest is not None and len(prompt) > longest:
-            problem = f"too long: {len(prompt)} tokens in the prompt, more than {longest} leave no room for an answer"
-        items.append(Item(row, where, prompt, problem))
+        if longest is not None and size > longest:
+            problem = f"too long: {size} tokens in the prompt, more than {longest} leave no room for an answer"
+        items.append(Item(row, where, prompt.ids, problem, prompt.audio, recordings))
     return items
 
 
@@ -126,7 +137,8 @@ def make_batches(items: Sequence[Item], size: int) -> list[list[Item]]:
 def context_length(folder: Path) -> int | None:
     """Positions that the model has, prompt and answer together; None where its config does not say."""
     config = read_json(folder / "config.json")
-    for part in (config, config.get("text_config") or {}):
+    thinker = config.get("thinker_config") or {}
+    for part in (config, config.get("text_config") or {}, thinker.get("text_config") or {}):
         for name in ("max_position_embeddings", "n_positions", "max_seq_len"):
             if isinstance(part.get(name), int):
                 return int(part[name])
@@ -184,14 +196,10 @@ def generate(
     """
     watch = Stopwatch()
     torch.set_num_threads(machine.threads)
-    if model_cfg.kind != "text":
-        raise UserError(
-            f"answers of models of kind {model_cfg.kind} cannot be generated yet",
-            where=f"model {model_cfg.model}",
-            fix="take a model of kind text",
-        )
+    if model_cfg.kind != "text" and cfg.backend == "vllm":
+        raise UserError("the back end vllm answers text only", where="backend", fix="write `backend: transformers`")
     plan = _plan(cfg, model_cfg, sources, machine)
-    items = read_items(sft, shard, plan.tokenizer, longest_prompt(sources.folder, cfg.max_new_tokens))
+    items = read_items(sft, shard, plan.processor, longest_prompt(sources.folder, cfg.max_new_tokens), plan.kind)
     log.info(
         "shard %d of %d: %d rows; model %s, %s, %s, %s",
         *(shard.index, shard.count, len(items), sources, cfg.backend, plan.device, plan.dtype),
@@ -256,18 +264,19 @@ def counts(rows: Sequence[PredictionRow]) -> dict[str, int]:
 
 def _plan(cfg: Prediction, model_cfg: LanguageModel, sources: Sources, machine: Machine) -> Plan:
     schema = read_schema(Path(cfg.json_schema)) if cfg.json_schema else None
-    tokenizer = load_tokenizer(sources.folder, model_cfg)
+    kind = kind_of(model_cfg)
+    processor = kind.load_processor(sources.folder, model_cfg)
     decoding = Decoding(
         max_new_tokens=cfg.max_new_tokens,
         temperature=cfg.temperature,
         top_p=cfg.top_p,
         top_k=cfg.top_k,
         num_outputs=cfg.num_outputs,
-        end_tokens=end_tokens(sources.folder, tokenizer),
+        end_tokens=end_tokens(sources.folder, kind.tokenizer(processor)),
         schema=schema,
     )
     device = _device(cfg, machine)
-    return Plan(cfg, model_cfg, sources, decoding, tokenizer, device, _dtype(model_cfg, device), machine)
+    return Plan(cfg, model_cfg, sources, decoding, kind, processor, device, _dtype(model_cfg, device), machine)
 
 
 def _device(cfg: Prediction, machine: Machine) -> torch.device:
@@ -308,7 +317,8 @@ def _fill(results: dict[str, Any], items: Sequence[Item], journal: Journal, plan
     if not todo:
         return Run(plan.device.type, {}, 0.0, 0)
     asked = [
-        [Request(item.row.id, item.prompt, seed_of(plan.cfg.seed, item.row.id)) for item in batch] for batch in todo
+        [Request(item.row.id, item.prompt, seed_of(plan.cfg.seed, item.row.id), item.audio) for item in batch]
+        for batch in todo
     ]
     tokens = 0
     with _backend(asked, plan) as (name, versions, answered):
@@ -348,7 +358,12 @@ def _backend(batches: Sequence[Batch], plan: Plan) -> Iterator[tuple[str, Mappin
             plan.sources.folder, plan.sources.adapter, plan.model_cfg, plan.device
         )
         answered = transformers_backend.answers(
-            batches, model, plan.tokenizer, plan.decoding, plan.cfg.json_schema or ""
+            batches,
+            model,
+            plan.tokenizer,
+            plan.decoding,
+            plan.cfg.json_schema or "",
+            partial(plan.kind.media_inputs, plan.processor),
         )
         yield device_name(plan.device), transformers_backend.versions(), answered
 

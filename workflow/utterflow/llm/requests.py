@@ -10,6 +10,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from utterflow.sft.tokenize import AudioPart as AudioPart
+
 Finish = Literal["stop", "length"]
 Batch = Sequence["Request"]
 
@@ -21,6 +23,7 @@ class Request:
     id: str
     prompt: tuple[int, ...]  # token ids
     seed: int  # of its draws, where answers are sampled
+    audio: tuple[AudioPart, ...] = ()  # recordings that the prompt's placeholders stand for
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from jsonschema.exceptions import SchemaError  # type: ignore[import-untyped]
+from jsonschema.exceptions import SchemaError, best_match  # type: ignore[import-untyped]
 from jsonschema.validators import validator_for  # type: ignore[import-untyped]
 from referencing import Registry
 
@@ -80,6 +80,23 @@ def json_value(text: str, schema: Mapping[str, Any]) -> Any:
         return None
     validator = validator_for(schema)(schema, registry=Registry())
     return value if validator.is_valid(value) else None
+
+
+def json_fault(text: str, schema: Mapping[str, Any]) -> str | None:
+    """Why the answer's text is not JSON or does not follow the schema; None where it does."""
+    try:
+        value = json.loads(text, parse_constant=_refuse)
+    except RecursionError:
+        return "not valid JSON: nested too deep"
+    except json.JSONDecodeError as error:
+        return f"not valid JSON: {error.msg} at line {error.lineno}, column {error.colno}"
+    except ValueError as error:
+        return f"not valid JSON: it holds {error}"
+    fault = best_match(validator_for(schema)(schema, registry=Registry()).iter_errors(value))
+    if fault is None:
+        return None
+    place = "/".join(str(part) for part in fault.absolute_path) or "(whole)"
+    return f"does not follow the JSON schema, at {place}: {str(fault.message)[:300]}"
 
 
 def _refuse(name: str) -> None:

@@ -6,7 +6,7 @@ Shapes: B requests, n answers each, R = B * n rows, L tokens of the longest prom
 from __future__ import annotations
 
 import importlib.metadata
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, cast
 
@@ -29,7 +29,8 @@ from utterflow.errors import UserError
 from utterflow.files import seed_of
 from utterflow.llm.requests import NO_NUMBERS, Answer, Batch, Decoding, Request, answer_of
 from utterflow.llm.structured import grammar_of
-from utterflow.models.text import load_model
+from utterflow.models.kinds import Media, kind_of
+from utterflow.sft.tokenize import Prompt
 
 ADAPTER_FILES = ("adapter_config.json", "adapter_model.safetensors")
 
@@ -43,7 +44,7 @@ def load_for_answers(folder: Path, adapter: Path | None, cfg: LanguageModel, dev
     Raises:
         UserError: model or adapter cannot be loaded.
     """
-    model = load_model(folder, cfg, device)
+    model = kind_of(cfg).load_model(folder, cfg, device)
     if adapter is not None:
         model = _with_adapter(model, adapter)
     model.generation_config = GenerationConfig()  # type: ignore[no-untyped-call]
@@ -56,7 +57,12 @@ def versions() -> dict[str, str]:
 
 
 def answers(
-    batches: Sequence[Batch], model: Any, tokenizer: Any, decoding: Decoding, where: str = ""
+    batches: Sequence[Batch],
+    model: Any,
+    tokenizer: Any,
+    decoding: Decoding,
+    where: str = "",
+    media: Media | None = None,
 ) -> Iterator[list[Answer]]:
     """Answer each batch: the rows of a batch run together, prompts padded on the left.
 
@@ -66,6 +72,7 @@ def answers(
 
     Args:
         where: the schema's file, for messages.
+        media: makes what the model takes for a batch's recordings, from its prompts; None: there are none.
 
     Raises:
         UserError: the GPU's memory is too small, or the JSON schema cannot be followed.
@@ -75,7 +82,7 @@ def answers(
     )
     for batch in batches:
         try:
-            yield _answer_batch(batch, model, tokenizer, decoding, grammar)
+            yield _answer_batch(batch, model, tokenizer, decoding, grammar, media)
         except torch.OutOfMemoryError as error:
             raise UserError(
                 f"the GPU's memory is too small for this batch: {error}",
@@ -170,15 +177,17 @@ def gumbel(generators: Sequence[np.random.Generator], size: int, device: torch.d
 
 @torch.inference_mode()
 def _answer_batch(
-    batch: Batch, model: Any, tokenizer: Any, decoding: Decoding, grammar: Grammar | None
+    batch: Batch, model: Any, tokenizer: Any, decoding: Decoding, grammar: Grammar | None, media: Media | None
 ) -> list[Answer]:
+    """Recordings are heard once, when the prompts' keys and values are made; what follows reads these."""
     n = decoding.num_outputs
+    heard = {} if media is None else media([Prompt(request.prompt, request.audio) for request in batch])
     ids, mask = _padded([request.prompt for request in batch], tokenizer.pad_token_id, model.device)
     chooser = NextToken(batch, ids.shape[1], decoding, grammar)
     made = model.generate(
         input_ids=ids.repeat_interleave(n, 0),
         attention_mask=mask.repeat_interleave(n, 0),
-        past_key_values=_shared_prompts(model, ids, mask, n) if n > 1 and ids.shape[1] > 1 else None,
+        past_key_values=_shared_prompts(model, ids, mask, n, heard) if ids.shape[1] > 1 and (n > 1 or heard) else None,
         logits_processor=LogitsProcessorList([chooser]),
         generation_config=GenerationConfig(  # type: ignore[no-untyped-call]
             max_new_tokens=decoding.max_new_tokens,
@@ -206,8 +215,12 @@ def _padded(prompts: Sequence[Sequence[int]], pad: int, device: torch.device) ->
     return torch.tensor(ids, device=device), torch.tensor(mask, device=device)
 
 
-def _shared_prompts(model: Any, ids: Tensor, mask: Tensor, n: int) -> DynamicCache:
-    """Keys and values of all prompt tokens but the last: computed once per prompt [B, ...], then n times each."""
+def _shared_prompts(model: Any, ids: Tensor, mask: Tensor, n: int, heard: Mapping[str, Tensor]) -> DynamicCache:
+    """Keys and values of all prompt tokens but the last: computed once per prompt [B, ...], then n times each.
+
+    Args:
+        heard: what the model takes for the recordings; the last token of a prompt is no placeholder.
+    """
     cache = DynamicCache(config=model.config)
     positions = (mask.cumsum(1) - 1).clamp(min=0)
     model(
@@ -217,6 +230,7 @@ def _shared_prompts(model: Any, ids: Tensor, mask: Tensor, n: int) -> DynamicCac
         past_key_values=cache,
         use_cache=True,
         logits_to_keep=1,
+        **{name: value.to(model.device) for name, value in heard.items()},
     )
     cache.batch_repeat_interleave(n)
     return cache

@@ -40,6 +40,7 @@ class Engine:
     threads: int
     max_tokens: int  # of the longest prompt and its answer
     seed: int
+    structured: bool = False  # some batches will have a JSON schema, even if the first has none
 
 
 @dataclass(frozen=True)
@@ -90,12 +91,16 @@ def running(engine: Engine, decoding: Decoding) -> Iterator[Worker]:
 def answers(batches: Sequence[Batch], worker: Worker, tokenizer: Any, decoding: Decoding) -> Iterator[list[Answer]]:
     """Answer each batch; vLLM runs as many of its requests together as its memory takes.
 
+    Of `decoding`, tokens and schema may be others than those the worker was started with.
+
     Raises:
         UserError: vLLM died: with its last lines.
     """
     for batch in batches:
         sent = [{"prompt": list(request.prompt), "seed": request.seed % SEED_LIMIT} for request in batch]
-        found = _exchange(worker, sent)["answers"]
+        schema = None if decoding.schema is None else with_writing(decoding.schema)
+        message = {"requests": sent, "max_tokens": decoding.max_new_tokens, "schema": schema}
+        found = _exchange(worker, message)["answers"]
         yield [
             Answer(problem=NO_NUMBERS)
             if any(output["broken"] for output in outputs)
@@ -130,11 +135,10 @@ def engine_settings(engine: Engine, decoding: Decoding) -> dict[str, Any]:
             "temperature": decoding.temperature,
             "top_p": decoding.top_p,
             "top_k": decoding.top_k,
-            "max_tokens": decoding.max_new_tokens,
             "stop_token_ids": list(decoding.end_tokens),
         },
         "adapter": adapter,
-        "schema": None if decoding.schema is None else with_writing(decoding.schema),
+        "structured": engine.structured or decoding.schema is not None,
     }
 
 

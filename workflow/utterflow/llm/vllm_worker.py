@@ -17,12 +17,12 @@ from typing import IO, Any
 LORA_RANKS = (1, 8, 16, 32, 64, 128, 256, 320, 512)  # what vLLM reserves memory for
 
 
-def serve(settings: Mapping[str, Any], batches: Iterator[list[dict[str, Any]]], out: IO[str]) -> None:
+def serve(settings: Mapping[str, Any], batches: Iterator[dict[str, Any]], out: IO[str]) -> None:
     """Load the model and answer each batch.
 
     Args:
-        settings: `engine`, `sampling`, `adapter` (folder, rank) and `schema`, as `vllm_backend` makes them.
-        batches: of `{"prompt": token ids, "seed": number}`.
+        settings: `engine`, `sampling`, `adapter` (folder, rank) and `structured`, as `vllm_backend` makes them.
+        batches: `requests` of `{"prompt": token ids, "seed": number}`, their `max_tokens` and `schema`.
     """
     import torch
     import transformers
@@ -36,28 +36,30 @@ def serve(settings: Mapping[str, Any], batches: Iterator[list[dict[str, Any]]], 
         raise SystemExit(
             f"this vLLM was built for {current_platform.device_type}, but the job is to run on {settings['device']}"
         )
-    adapter, schema = settings["adapter"], settings["schema"]
+    adapter = settings["adapter"]
     engine = dict(settings["engine"])
     if adapter:
         engine |= {"enable_lora": True, "max_loras": 1, "max_lora_rank": lora_rank(adapter["rank"])}
-    if schema is not None:
+    if settings["structured"]:
         engine["structured_outputs_config"] = {"backend": "guidance"}
     model = LLM(**engine)
     lora = LoRARequest("adapter", 1, adapter["folder"]) if adapter else None
     versions = {"vllm": vllm.__version__, "torch": torch.__version__, "transformers": transformers.__version__}
     _say(out, {"ready": {"versions": versions, "device": str(current_platform.get_device_name())}})
     for batch in batches:
+        schema = batch["schema"]
         done = model.generate(
-            [{"prompt_token_ids": request["prompt"]} for request in batch],
+            [{"prompt_token_ids": request["prompt"]} for request in batch["requests"]],
             [
                 SamplingParams(
                     **settings["sampling"],
+                    max_tokens=batch["max_tokens"],
                     seed=request["seed"],
                     logprobs=0,
                     detokenize=False,
                     structured_outputs=None if schema is None else StructuredOutputsParams(json=schema),
                 )
-                for request in batch
+                for request in batch["requests"]
             ],
             lora_request=lora,
             use_tqdm=False,

@@ -9,8 +9,8 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from utterflow.corrector.metrics import bin_name, sentence
 from utterflow.corrector.records import BinScores, CorrectionMetrics, Difference
-from utterflow.corrector.score import bin_name, sentence
 from utterflow.errors import UserError
 from utterflow.files import atomic_writer, read_json
 from utterflow.jobs import log

@@ -18,7 +18,7 @@ from utterflow.errors import UserError
 from utterflow.files import digest_of
 from utterflow.gather import Shard
 from utterflow.jobs import Progress, check_rejected, log
-from utterflow.models.devices import choose_device
+from utterflow.models.devices import choose_device, device_name
 from utterflow.models.folders import model_digest
 from utterflow.provenance import Stopwatch, write_meta
 from utterflow.records import ManifestRow, RejectedRow, TrialRow
@@ -101,7 +101,7 @@ def save_audio_logits(
         outputs={RECORD: files.logits, TrialRow.RECORD: files.trials, RejectedRow.RECORD: files.rejected},
         seconds=watch.seconds(),
         rows={"in": len(rows), "out": kept, "rejected": len(lost)},
-        device=torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu",
+        device=device_name(device),
         extra={"origin": "unknown", "model": str(folder), "model_digest": weights, "threads": threads},
     )
     for path in used:

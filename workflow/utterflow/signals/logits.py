@@ -16,7 +16,7 @@ from utterflow.errors import UserError
 from utterflow.files import read_json, write_jsonl
 from utterflow.gather import Shard
 from utterflow.jobs import Progress, check_rejected, log
-from utterflow.models.devices import choose_device
+from utterflow.models.devices import choose_device, device_name
 from utterflow.provenance import Stopwatch, write_meta
 from utterflow.records import RejectedRow, TrialRow, parse_record
 from utterflow.signals.checkpoints import FULL, EncoderFile, TrainedEncoder, fold_of, load_encoder
@@ -105,7 +105,7 @@ def save_encoder_logits(
         outputs={RECORD: files.logits, TrialRow.RECORD: files.trials, RejectedRow.RECORD: files.rejected},
         seconds=watch.seconds(),
         rows={"in": len(trials) + len(faults), "out": kept, "rejected": len(lost)},
-        device=torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu",
+        device=device_name(device),
         extra={"origin": origin, "threads": threads},
     )
     check_rejected(lost, len(trials) + len(faults), cfg.max_rejected)

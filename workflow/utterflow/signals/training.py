@@ -24,7 +24,7 @@ from utterflow.config.signals import CtcEncoder
 from utterflow.errors import UserError
 from utterflow.files import atomic_writer, digest_of, seed_of, write_json, write_jsonl
 from utterflow.jobs import Progress, log
-from utterflow.models.devices import choose_device
+from utterflow.models.devices import choose_device, device_name
 from utterflow.provenance import Stopwatch, input_digest, write_meta
 from utterflow.records import Record, RejectedRow
 from utterflow.signals.checkpoints import EncoderFile, save_weights
@@ -179,7 +179,7 @@ def train_ctc(
             "out": len(data.train) + len(data.val),
             "rejected": len(data.rejected),
         },
-        device=torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu",
+        device=device_name(device),
         extra={"threads": threads, "precision": precision, "parameters": parameters},
     )
 

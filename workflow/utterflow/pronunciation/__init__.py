@@ -1,0 +1,1 @@
+"""Pronunciation assessment (APA) and mispronunciation detection and diagnosis (MDD)."""

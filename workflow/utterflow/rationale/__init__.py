@@ -1,0 +1,1 @@
+"""Rationales: why labels fit what was heard, in a language model's words."""

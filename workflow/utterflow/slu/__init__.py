@@ -1,0 +1,1 @@
+"""Stage slu: spoken language understanding, scenario, action and entities of spoken commands."""
