@@ -3,11 +3,6 @@
 from utterflow.rationale import inputs as rationale_inputs
 
 
-def placed(key):
-    """Where or how fast a rationale's jobs ask, as a resource: it decides no result, so that it reruns nothing."""
-    return lambda wildcards: rationale_inputs.placement(CONFIG, wildcards.rationale)[key]
-
-
 rule generate_rationale:
     input:
         lists=lambda wildcards: rationale_inputs.lists_file(CONFIG, wildcards.rationale),
@@ -28,7 +23,7 @@ rule generate_rationale:
         "../envs/main.yaml"
     threads: sized("rationales", "rationale", "threads")
     resources:
-        **{key: placed(key) for key in rationale_inputs.PLACEMENT},
+        **rationale_inputs.placements(CONFIG),
         mem_mb=grown(sized("rationales", "rationale", "mem_mb")),
         runtime=grown(sized("rationales", "rationale", "runtime")),
     params:
@@ -43,7 +38,7 @@ use rule generate_rationale as generate_rationale_gpu with:
     wildcard_constraints:
         rationale=on_gpu("rationales", True),
     resources:
-        **{key: placed(key) for key in rationale_inputs.PLACEMENT},
+        **rationale_inputs.placements(CONFIG),
         gpu=sized("rationales", "rationale", "gpus"),
         mem_mb=grown(sized("rationales", "rationale", "mem_mb")),
         runtime=grown(sized("rationales", "rationale", "runtime")),

@@ -406,7 +406,8 @@ SLU_PLACEMENT: dict[Key, tuple[str, Any]] = {
             "retries": 5,
         },
     ),
-    **_keys("rationales", "paid", {"gpus": 1, "threads": 3, "mem_mb": 5000, "runtime": 90}),
+    **_keys("rationales", "paid", {"threads": 3, "mem_mb": 5000, "runtime": 90}),
+    ("rationales.*.gpus", None): ("rationales/local/gpus", 1),
 }
 SLU_OTHERS: set[Key] = {
     ("datasets.*.test.*.agreeing", SLU),  # refused: test_config_slu

@@ -222,7 +222,7 @@ def slu_config() -> dict[str, Any]:
             "mixed": {"dataset": "mixed", "training": "mixed"},
             "spelt": {"dataset": "spelt", "training": "spelt"},
         },
-        "understandings": {"mixed": {"prediction": "mixed"}, "spelt": {"prediction": "spelt"}},
+        "understandings": {"mixed": {"prediction": "mixed"}, "spelt": {"prediction": "spelt", "by": "slurp_id"}},
         "runs": [{"rationales": ["paid", "local"], "understandings": ["mixed", "spelt"]}],
     }
 

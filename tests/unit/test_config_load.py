@@ -11,6 +11,7 @@ import yaml
 
 from utterflow.config.load import effective_raw, load_config, nearest, read_config_file
 from utterflow.errors import UserError
+from utterflow.targets import used_lists
 
 GOOD: dict[str, Any] = {
     "name": "small",
@@ -402,8 +403,8 @@ def test_shipped_configurations_load_and_stand_alone(path: Path) -> None:
     config = load_config(raw)
     assert config.name == raw["name"]
     assert config.title
-    used = {section: {name for run in config.runs for name in getattr(run, section)} for section in ("corpora", "asr")}
-    assert used == {"corpora": set(config.corpora), "asr": set(config.asr)}
+    lists = used_lists(config)
+    assert ({corpus for corpus, _ in lists}, {asr for _, asr in lists}) == (set(config.corpora), set(config.asr))
 
 
 @pytest.mark.parametrize("path", SHIPPED, ids=lambda path: path.stem)

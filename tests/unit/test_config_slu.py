@@ -38,7 +38,7 @@ SLURP = {"adapter": "slurp", "annotations": "data/slurp/test.jsonl", "audio_dir"
         (other(("datasets/mixed/train/0/k", 3)), "rationales.paid has no list length 3"),
         (
             other(IN_PROMPT, ("datasets/mixed/test", [GOLD_MADE])),
-            "rationales.paid were made with the gold labels in sight and would be in test-time prompts",
+            "rationales.paid were made with the gold labels in sight: they must not be in test-time prompts",
         ),
         (
             other(IN_PROMPT, ("predictions/mixed/split", "train")),
@@ -57,6 +57,15 @@ SLURP = {"adapter": "slurp", "annotations": "data/slurp/test.jsonl", "audio_dir"
             other(("corrections", {"wrong": {"prediction": "mixed"}})),
             "corrections.wrong: prediction mixed answers a dataset of builder slu, not corrector",
         ),
+        (
+            other(
+                ("datasets/spelt/test", [{"gold_text": "train2.jsonl"}]),
+                ("datasets/spelt/train", [{"gold_text": "./train2.jsonl"}]),
+                ("understandings/spelt/bootstrap_samples", 0),
+            ),
+            "trainings.spelt: spelt/train holds rows of ./train2.jsonl, on which understandings.spelt is scored",
+        ),
+        (other(("rationales/paid/thinking", True)), "`thinking` and `gpus` are about local models"),
         (other(("rationales/paid/server", None)), "backend api needs `server`"),
         (other(("rationales/local/server", "paid")), "backend transformers needs `model`"),
         (other(("rationales/paid/nbest_values", [1, 1])), "different list lengths"),
@@ -120,3 +129,9 @@ def test_a_secret_in_an_address_is_not_repeated():
     with pytest.raises(UserError) as error:
         load_config(other(("servers/paid/base_url", "https://me:secret@example.org")))
     assert "secret" not in str(error.value)
+
+
+def test_a_key_in_the_place_of_its_variable_is_not_repeated():
+    with pytest.raises(UserError) as error:
+        load_config(other(("servers/paid/key_env", "sk-123-secret")))
+    assert "key_env" in str(error.value) and "secret" not in str(error.value)

@@ -146,6 +146,7 @@ def test_a_row_of_each_kind_of_file(tmp_path: Path) -> None:
             "target": "hi",
             "group": None,
             "source": None,
+            "weight": 1.0,
         }
     ]
     assert made(tmp_path, "candidates") == [

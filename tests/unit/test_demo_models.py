@@ -83,13 +83,14 @@ def test_lexicon_has_every_word_of_the_demo(demo: Path) -> None:
     assert said - {entry[0] for entry in lexicon_entries(demo)} == set()
 
 
-def test_lists_are_in_the_foreign_shape(demo: Path) -> None:
+def test_lists_are_in_the_foreign_shape_with_labels(demo: Path) -> None:
     names = []
     for split, count in (("train", 1500), ("devel", 100)):
         lists = rows(demo / f"nbest/{split}.jsonl")
         assert len(lists) == count
         for row in lists:
-            assert list(row) == ["id", "input", "output"]
+            assert list(row) == ["id", "input", "output", "scenario", "action", "entities"]
+            assert all(entity["filler"] in row["output"] for entity in row["entities"])
             assert len(row["input"]) == 5 == len(set(row["input"]))
             names.append(row["id"])
     assert len(set(names)) == len(names)

@@ -138,8 +138,9 @@ def test_a_killed_run_ends_with_the_same_rows_and_pays_once(
     assert repeated <= 2 * 2, "more than the requests in flight at two kills"
 
 
-def test_the_key_is_written_nowhere(undisturbed: Path) -> None:
-    report = ("all", "--configfile", "config.yaml", "--report", "report.html")
+def test_the_key_is_written_nowhere(server: FakeServer, undisturbed: Path) -> None:
+    settings = workspace.write_config(undisturbed, config(server.url))
+    report = (*TARGETS, "--configfile", settings, "--report", "report.html")
     done = workspace.snakemake(undisturbed, *report)
     assert done.returncode == 0, done.stdout[-2000:]
     files = [path for path in undisturbed.rglob("*") if path.is_file()]

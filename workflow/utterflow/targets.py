@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from pathlib import Path
 from typing import TypeVar
 
 from utterflow.config.datasets import CandidateSource, CorrectorDataset, SluDataset, SluSource
@@ -34,14 +33,14 @@ def used_lists(config: Config) -> list[tuple[str, str]]:
     """(corpus, asr) of all n-best lists that are needed: scored, in data sets, or as evidence of rationales."""
     scored = [(corpus, asr) for corpus, asr, _ in asr_runs(config)]
     sources = [item for name, split in used_datasets(config) for item in getattr(config.datasets[name], split)]
-    reasons = [config.rationales[Path(path).parts[2]] for path in rationale_files(config)]
+    reasons = [config.rationales[name] for name, _ in rationales(config)]
     return _once([*scored, *((item.corpus, item.asr) for item in [*sources, *reasons] if item.asr)])
 
 
 def used_servers(config: Config) -> list[str]:
     """The names of the servers that the needed rationales ask."""
-    reasons = [config.rationales[Path(path).parts[2]] for path in rationale_files(config)]
-    return _once(item.server for item in reasons if item.server)
+    servers = [config.rationales[name].server for name, _ in rationales(config)]
+    return _once(server for server in servers if server)
 
 
 def asr_scores(config: Config) -> list[str]:
@@ -79,12 +78,17 @@ def slu_scores(config: Config) -> list[str]:
     return [f"results/slu/{name}/metrics_label_only.json" for name in understandings(config)]
 
 
-def rationale_files(config: Config) -> list[str]:
-    """The rationales that runs name, for every list length, and those that the asked for data sets use."""
+def rationales(config: Config) -> list[tuple[str, int]]:
+    """(rationale, list length) of those that runs name, for every length, and of those that used data sets name."""
     named = [(name, k) for run in config.runs for name in run.rationales for k in config.rationales[name].nbest_values]
     sources = [item for name, split in used_datasets(config) for item in getattr(config.datasets[name], split)]
-    used = [(item.rationale, item.k) for item in sources if isinstance(item, SluSource) and item.rationale]
-    return _once(f"results/rationale/{name}/k{k}/rationale.jsonl" for name, k in [*named, *used])
+    used = [(item.rationale, item.k) for item in sources if isinstance(item, SluSource) and item.rationale and item.k]
+    return _once([*named, *used])
+
+
+def rationale_files(config: Config) -> list[str]:
+    """The files of these rationales."""
+    return [f"results/rationale/{name}/k{k}/rationale.jsonl" for name, k in rationales(config)]
 
 
 def all_scores(config: Config) -> list[str]:
@@ -124,7 +128,7 @@ def used_models(config: Config) -> list[str]:
         for name, _ in used_datasets(config)
         if isinstance(item := config.datasets[name], CorrectorDataset)
     ]
-    asked = [config.rationales[Path(path).parts[2]].model for path in rationale_files(config)]
+    asked = [config.rationales[name].model for name, _ in rationales(config)]
     return _once(name for name in [*answering, *trained, *counting, *asked] if name)
 
 

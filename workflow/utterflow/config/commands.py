@@ -76,9 +76,14 @@ def _show(args: argparse.Namespace) -> int:
 def _check(args: argparse.Namespace) -> int:
     config = config_of(args)
     print(f"ok: {config.name}: {len(targets.all_scores(config))} results from {source_text(args.configfile)}")
-    for section in ("corpora", "asr", "scoring"):
-        used = {name for run in config.runs for name in getattr(run, section)}
-        if unused := [name for name in getattr(config, section) if name not in used]:
+    lists = targets.used_lists(config)
+    used = {
+        "corpora": {corpus for corpus, _ in lists},
+        "asr": {asr for _, asr in lists},
+        "scoring": {name for run in config.runs for name in run.scoring},
+    }
+    for section, names in used.items():
+        if unused := [name for name in getattr(config, section) if name not in names]:
             print(f"note: no run uses {section}: {', '.join(unused)}")
     return 0
 

@@ -76,9 +76,7 @@ class SluSource(Section):
     gold_text: str | None = key(
         None, "SLURP annotations (.jsonl): the sentences as written stand where others have what was heard", BUILD_SLU
     )
-    agreeing: bool = key(
-        False, "only rationales that the model itself, no fallback, ends with the gold label", BUILD_SLU
-    )
+    agreeing: bool = key(False, "only rationales without any fallback that end with the gold intent", BUILD_SLU)
     limit: int | None = key(None, "keep only the first rows", BUILD_SLU, ge=1)
 
     @model_validator(mode="after")

@@ -58,7 +58,8 @@ class Problem:
 
     def text(self) -> str:
         place = ".".join(map(str, self.path)) or "(the whole file)"
-        value = "" if self.value is NOTHING else f" = {_short(self.value)}"
+        hidden = bool(self.path) and self.path[-1] == "key_env"  # who writes the key itself there must not see it again
+        value = "" if self.value is NOTHING or hidden else f" = {_short(self.value)}"
         lines = [f"{place}{value}", f"  {self.what}", *(f"  {hint}" for hint in self.hints)]
         if self.yaml:
             lines += ["  write:", *(f"    {line}" for line in self.yaml.splitlines())]

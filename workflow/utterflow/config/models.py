@@ -160,6 +160,7 @@ def _misfits(config: Config) -> Iterator[str]:
         if prediction.merged and config.trainings[str(prediction.training)].adapter.kind == "none":
             yield f"predictions.{name}: training {prediction.training} has no adapter to merge; leave `merged` out"
     yield from _kind_misfits(config)
+    yield from _contaminated(config)
 
 
 def _slu_misfits(config: Config, name: str, dataset: SluDataset) -> Iterator[str]:
@@ -169,11 +170,11 @@ def _slu_misfits(config: Config, name: str, dataset: SluDataset) -> Iterator[str
             if source.rationale and source.k not in config.rationales[source.rationale].nbest_values:
                 yield f"{where}: rationales.{source.rationale} has no list length {source.k} (`nbest_values`)"
     yield from _inventory_misfits(config, name, dataset)
-    gold_made = _gold_made(config, dataset.test)
-    if gold_made and dataset.rationale_in_prompt:
+    if gold_made := _gold_made(config, dataset.test):
         yield (
-            f"datasets.{name}.test: rationales.{gold_made} were made with the gold labels in sight and would be in "
-            "test-time prompts; use rationales with `gold: false`, or rationale_in_prompt: false"
+            f"datasets.{name}.test: rationales.{gold_made} were made with the gold labels in sight: they must not be "
+            "in test-time prompts, nor choose the test set by the rows that they reject. Name `corpus` and `asr` "
+            "instead, or rationales with `gold: false`"
         )
 
 
@@ -188,6 +189,29 @@ def _inventory_misfits(config: Config, name: str, dataset: SluDataset) -> Iterat
         for path in labels:
             if posixpath.normpath(path) in tested:
                 yield f"{where}.labels: {path} annotates the test set of datasets.{name}: leave it out"
+
+
+def _contaminated(config: Config) -> Iterator[str]:
+    """Trainings that learn from the annotations that their own predictions are scored on."""
+    for name, understanding in config.understandings.items():
+        prediction = config.predictions[understanding.prediction]
+        if prediction.training is None:
+            continue
+        scored = {posixpath.normpath(path) for path in _annotated(config, prediction.dataset, prediction.split)}
+        for part in config.trainings[prediction.training].train:
+            for path in _annotated(config, part.dataset, part.split):
+                if posixpath.normpath(path) in scored:
+                    yield (
+                        f"trainings.{prediction.training}: {part.dataset}/{part.split} holds rows of {path}, on which "
+                        f"understandings.{name} is scored"
+                    )
+
+
+def _annotated(config: Config, name: str, split: str) -> Iterator[str]:
+    dataset = config.datasets[name]
+    if isinstance(dataset, SluDataset):
+        for source in getattr(dataset, split):
+            yield from _annotations(config, source)
 
 
 def _annotations(config: Config, source: SluSource) -> Iterator[str]:

@@ -69,6 +69,8 @@ class Rationale(Section):
             raise ValueError("write `corpus` and `asr`, or `lists`")
         if self.backend == "api" and (self.server is None or self.model is not None):
             raise ValueError("backend api needs `server` (a name under `servers`), and no `model`")
+        if self.backend == "api" and (self.thinking or self.gpus):
+            raise ValueError("`thinking` and `gpus` are about local models: leave them out with backend api")
         if self.backend != "api" and (self.model is None or self.server is not None):
             raise ValueError(f"backend {self.backend} needs `model` (a name under `models`), and no `server`")
         if self.backend == "vllm" and self.evidence == "audio":

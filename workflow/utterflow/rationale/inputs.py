@@ -3,7 +3,7 @@ parsed."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
 from utterflow import targets
@@ -85,6 +85,15 @@ def placement(config: Config, name: str) -> dict[str, str | int]:
     return placed
 
 
+def placements(config: Config) -> dict[str, Callable[[Any], str | int]]:
+    """These resources as functions of a job's wildcards."""
+
+    def placed(key: str) -> Callable[[Any], str | int]:
+        return lambda wildcards: placement(config, wildcards.rationale)[key]
+
+    return {key: placed(key) for key in PLACEMENT}
+
+
 def server_placement(placed: Mapping[str, Any]) -> dict[str, Any]:
     """The keys of `Server` out of a job's resources."""
     keys: dict[str, Any] = {key: placed[resource] for resource, key in SERVER_PLACEMENT.items()}
@@ -93,8 +102,7 @@ def server_placement(placed: Mapping[str, Any]) -> dict[str, Any]:
 
 def jobs_of(config: Config, server: str, name: str) -> int:
     """How many jobs ask a server: those that the targets want, and all of this rationale."""
-    asked = {(part, int(k.removeprefix("k"))) for part, k in _wanted(config)}
-    asked |= {(name, k) for k in config.rationales[name].nbest_values}
+    asked = {*targets.rationales(config), *((name, k) for k in config.rationales[name].nbest_values)}
     return sum(config.rationales[part].shards for part, _ in asked if config.rationales[part].server == server)
 
 
@@ -106,13 +114,7 @@ def shard_files(config: Config, name: str, k: str, suffix: str) -> list[str]:
 
 def metrics_files(config: Config) -> list[str]:
     """The metrics of every rationale that the targets want."""
-    return [path.replace("rationale.jsonl", "rationale.metrics.json") for path in targets.rationale_files(config)]
-
-
-def _wanted(config: Config) -> Iterator[tuple[str, str]]:
-    for path in targets.rationale_files(config):
-        _, _, name, k, _ = path.split("/")
-        yield name, k
+    return [f"results/rationale/{name}/k{k}/rationale.metrics.json" for name, k in targets.rationales(config)]
 
 
 def _plain(value: Any) -> str | int:

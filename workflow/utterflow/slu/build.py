@@ -383,7 +383,7 @@ def _prompter(cfg: SluDataset, sources: Sequence[Source]) -> Prompter:
 
 
 def _disagrees(item: SluItem, source: Source) -> bool:
-    """Whether the quality gate leaves out a rationale: its last label is not the gold one, or a rule made part of it."""
+    """Whether the quality gate leaves out a rationale: it ends with another intent, or a rule made part of it."""
     if not source.cfg.agreeing or not isinstance(item, RationaleRow):
         return False
     return item.fallback_used or item.final_prediction != item.intent
