@@ -112,3 +112,14 @@ def test_no_profile_sets_a_key_known_to_do_harm():
     harmful = {"cores", "max-threads", "keep-incomplete", "slurm-array-jobs", "slurm-requeue"}
     for name in ("default", "slurm"):
         assert harmful.isdisjoint(yaml.safe_load(profile(name).read_text())), name
+
+
+def test_every_rule_for_gpus_goes_to_the_gpu_partition():
+    rules = {
+        name
+        for path in (workspace.REPOSITORY / "rules").glob("*.smk")
+        for name in re.findall(r"as (\w+_gpu) with:", path.read_text())
+    }
+    asked = yaml.safe_load(profile("slurm").read_text())["set-resources"]
+    assert rules == asked.keys() and len(rules) >= 7
+    assert {resources["slurm_partition"] for resources in asked.values()} == {"gpu"}
