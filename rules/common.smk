@@ -107,7 +107,6 @@ def shard_files(wildcards, suffix):
     return [f"{folder}/{shard}-of-{shards}{suffix}" for shard in range(shards)]
 
 
-MANIFESTS = targets.manifests(CONFIG)
 NBEST = targets.nbest_lists(CONFIG)
 ASR_SCORES = targets.asr_scores(CONFIG)
 CORRECTION_SCORES = targets.correction_scores(CONFIG)

@@ -86,7 +86,7 @@ def test_what_several_runs_ask_for_is_made_once() -> None:
         ("spoken", "hub", "main"), ("spoken", "local", "main"), ("spoken", "hub", "strict"),
     ]  # fmt: skip
     assert targets.nbest_lists(asked) == [f"results/asr/spoken/{asr}/nbest.jsonl" for asr in ("hub", "local")]
-    assert targets.manifests(asked) == ["results/corpora/spoken/manifest.jsonl"]
+    assert targets.stages(asked)["corpora"][0] == "results/corpora/spoken/manifest.jsonl"
     assert targets.all_scores(asked) == [
         *(f"results/evaluate/spoken/{name}.json" for name in ("hub/main", "local/main", "hub/strict")),
         *(
@@ -106,7 +106,7 @@ def test_a_correction_brings_its_prediction_training_data_sets_and_models() -> N
     assert set(targets.beam_lists(asked)) == {
         f"results/beams/phones/{partition}/beams.jsonl" for partition in ("train", "val", "test")
     }
-    assert targets.asr_scores(asked) == targets.manifests(asked) == []
+    assert targets.asr_scores(asked) == targets.stages(asked)["asr"] == []
 
 
 def test_a_correction_by_a_model_as_it_is_needs_no_training() -> None:
@@ -118,7 +118,10 @@ def test_a_correction_by_a_model_as_it_is_needs_no_training() -> None:
 def test_stages_are_made_of_these_files() -> None:
     asked = config()
     stages = targets.stages(asked)
-    assert stages["evaluate"] == targets.all_scores(asked) and stages["corpora"] == targets.manifests(asked)
+    assert stages["evaluate"] == targets.all_scores(asked)
+    lists = targets.used_lists(asked)
+    assert stages["asr"] == [f"results/asr/{corpus}/{asr}/nbest.jsonl" for corpus, asr in lists]
+    assert set(stages["corpora"]) == {f"results/corpora/{corpus}/manifest.jsonl" for corpus, _ in lists}
     assert stages["trainings"] == [f"results/finetune/{name}/metrics.json" for name in ("merged", "plain")]
 
 

@@ -53,11 +53,6 @@ def nbest_lists(config: Config) -> list[str]:
     return _once(f"results/asr/{corpus}/{asr}/nbest.jsonl" for corpus, asr, _ in asr_runs(config))
 
 
-def manifests(config: Config) -> list[str]:
-    """The manifest of every corpus that is asked for."""
-    return _once(f"results/corpora/{corpus}/manifest.jsonl" for corpus, _, _ in asr_runs(config))
-
-
 def correction_scores(config: Config) -> list[str]:
     """The metrics of every correction, under each scoring of its run."""
     return _once(
@@ -181,8 +176,8 @@ def stages(config: Config) -> dict[str, list[str]]:
     """Target of a stage -> its files."""
     return {
         "fetch": fetched_files(config),
-        "corpora": manifests(config),
-        "asr": nbest_lists(config),
+        "corpora": _once(f"results/corpora/{corpus}/manifest.jsonl" for corpus, _ in used_lists(config)),
+        "asr": [f"results/asr/{corpus}/{asr}/nbest.jsonl" for corpus, asr in used_lists(config)],
         "beams": beam_lists(config),
         "rationales": rationale_files(config),
         "trainings": training_metrics(config),
