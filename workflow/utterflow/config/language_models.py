@@ -9,7 +9,7 @@ from pydantic import model_validator
 from utterflow.config.base import Section, key, required
 from utterflow.config.hub import is_hub_name, revision_problem
 
-USES_MODEL = "build_corrector_data, finetune, generate"
+USES_MODEL = "build_corrector_data, generate_rationale, finetune, generate"
 
 
 class LanguageModel(Section):
@@ -30,10 +30,12 @@ class LanguageModel(Section):
         USES_MODEL,
     )
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = key(
-        "auto", "of the weights; `auto`: float32 on the CPU, bfloat16 on a GPU", "finetune, generate"
+        "auto",
+        "of the weights; `auto`: float32 on the CPU, bfloat16 on a GPU",
+        "generate_rationale, finetune, generate",
     )
     attention: Literal["sdpa", "eager", "flash_attention_2"] = key(
-        "sdpa", "implementation of attention", "finetune, generate"
+        "sdpa", "implementation of attention", "generate_rationale, finetune, generate"
     )
     trust_remote_code: bool = key(False, "run code that comes with the pinned checkpoint", USES_MODEL)
 

@@ -169,13 +169,13 @@ def _slu_misfits(config: Config, name: str, dataset: SluDataset) -> Iterator[str
             where = f"datasets.{name}.{split}.{number}"
             if source.rationale and source.k not in config.rationales[source.rationale].nbest_values:
                 yield f"{where}: rationales.{source.rationale} has no list length {source.k} (`nbest_values`)"
-    yield from _inventory_misfits(config, name, dataset)
     if gold_made := _gold_made(config, dataset.test):
         yield (
             f"datasets.{name}.test: rationales.{gold_made} were made with the gold labels in sight: they must not be "
             "in test-time prompts, nor choose the test set by the rows that they reject. Name `corpus` and `asr` "
             "instead, or rationales with `gold: false`"
         )
+    yield from _inventory_misfits(config, name, dataset)
 
 
 def _inventory_misfits(config: Config, name: str, dataset: SluDataset) -> Iterator[str]:
@@ -192,13 +192,14 @@ def _inventory_misfits(config: Config, name: str, dataset: SluDataset) -> Iterat
 
 
 def _contaminated(config: Config) -> Iterator[str]:
-    """Trainings that learn from the annotations that their own predictions are scored on."""
+    """Trainings that learn, or choose a checkpoint, by the annotations that their own predictions are scored on."""
     for name, understanding in config.understandings.items():
         prediction = config.predictions[understanding.prediction]
         if prediction.training is None:
             continue
         scored = {posixpath.normpath(path) for path in _annotated(config, prediction.dataset, prediction.split)}
-        for part in config.trainings[prediction.training].train:
+        training = config.trainings[prediction.training]
+        for part in (*training.train, *training.validation):
             for path in _annotated(config, part.dataset, part.split):
                 if posixpath.normpath(path) in scored:
                     yield (
