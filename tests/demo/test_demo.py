@@ -205,7 +205,7 @@ def test_commands_are_understood(demo):
         micro, majority = metrics["micro"], metrics["majority"]
         assert micro["intent_f1"] >= 0.75 > 0.3 > majority["micro"]["intent_f1"]
         assert micro["slu_f1"] >= 0.5 > majority["micro"]["slu_f1"] == 0
-        interval = metrics["intervals"]["intent"]
+        interval = metrics["intervals"]["intent_accuracy"]
         assert interval["low"] <= interval["value"] == pytest.approx(micro["intent_f1"]) <= interval["high"]
         assert metrics["rows"]["in"] == metrics["gold"] == metrics["scored"] >= 250 and metrics["coverage"] == 1
         assert metrics["unparsable"] <= 0.05 * metrics["gold"]
