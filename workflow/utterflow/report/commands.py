@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-Cells = Mapping[str, str]
+from utterflow.report.tables import Cells
 
 FOLDER = Path("results/report")
 TABLES = ("asr_summary.tsv", "corrections.tsv", "rationales.tsv", "slu.tsv")

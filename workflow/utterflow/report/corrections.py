@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import html
 import math
 from collections.abc import Callable, Mapping, Sequence
@@ -18,12 +17,11 @@ from utterflow.provenance import Stopwatch, write_meta
 from utterflow.records import Rate, parse_record
 from utterflow.report.figures import figure
 from utterflow.report.summary import STYLE, aligned_text
+from utterflow.report.tables import Cells, html_line, number_cell, write_tsv
 
 STAGE = "summarize_corrections"
 COLORS = {"first": "#4c72b0", "mbr": "#dd8452", "corrected": "#c44e52", "oracle": "#55a868"}
 LABELS = {"first": "first candidate", "mbr": "MBR choice", "corrected": "corrected", "oracle": "oracle"}
-
-Cells = Mapping[str, str]
 
 
 def summarize_corrections(
@@ -54,10 +52,7 @@ def summarize_corrections(
     if not runs:
         raise UserError("there is no correction to report", fix="name one under `corrections` in an entry of `runs`")
     rows = corrections_table(runs)
-    with atomic_writer(table) as handle:
-        writer = csv.DictWriter(handle, list(rows[0]), delimiter="\t", lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(rows)
+    write_tsv(table, rows)
     with atomic_writer(page) as handle:
         handle.write(html_page(cfg["title"] or cfg["name"], rows))
     plot_corrections(runs, wer)
@@ -127,8 +122,8 @@ def html_page(title: str, rows: Sequence[Cells]) -> str:
     """The summary as a self-contained HTML page."""
     name = html.escape(title)
     levels = " or ".join(sorted({f"{100 * float(row['confidence']):g}%" for row in rows}))
-    lines = [_html_line("th", [heading for heading, _ in SHOWN])]
-    lines += [_html_line("td", [cell(row) for _, cell in SHOWN]) for row in rows]
+    lines = [html_line("th", [heading for heading, _ in SHOWN], NAME_COLUMNS)]
+    lines += [html_line("td", [cell(row) for _, cell in SHOWN], NAME_COLUMNS) for row in rows]
     return (
         f'<!doctype html>\n<html lang="en">\n<head><meta charset="utf-8"/><title>{name}</title>'
         f"<style>{STYLE}</style></head>\n<body>\n<h1>{name}</h1>\n"
@@ -162,26 +157,26 @@ def _row(run: CorrectionMetrics) -> dict[str, str]:
         "n": str(total.utterances),
         "rejected": str(run.rows["rejected"] + run.rejected_before.get("build_corrector_data", 0)),
         "words": str(total.words),
-        "confidence": _number(run.confidence),
+        "confidence": number_cell(run.confidence),
         "mbr_weights": run.mbr_weights,
         **_interval("first", systems["first"].wer),
         **_interval("mbr", systems["mbr"].wer),
         **_interval("answer", systems["answer"].wer),
         **_interval("corrected", systems["corrected"].wer),
         **_interval("oracle", systems["oracle"].wer),
-        "compositional_oracle": _number(systems["compositional_oracle"].wer.value),
-        "corrected_cer": _number(systems["corrected"].cer),
-        "corrected_sentence_error_rate": _number(systems["corrected"].sentence_error_rate),
+        "compositional_oracle": number_cell(systems["compositional_oracle"].wer.value),
+        "corrected_cer": number_cell(systems["corrected"].cer),
+        "corrected_sentence_error_rate": number_cell(systems["corrected"].sentence_error_rate),
         **_interval("less_first", total.corrected_less_first),
-        "less_first_p_value": _number(total.corrected_less_first.p_value),
+        "less_first_p_value": number_cell(total.corrected_less_first.p_value),
         **_interval("less_mbr", total.corrected_less_mbr),
-        "less_mbr_p_value": _number(total.corrected_less_mbr.p_value),
+        "less_mbr_p_value": number_cell(total.corrected_less_mbr.p_value),
         "beats_first": total.beats_first,
         "beats_mbr": total.beats_mbr,
-        "in_list": _number(total.in_list),
-        "changed": _number(total.changed),
-        "improved": _number(total.improved),
-        "worsened": _number(total.worsened),
+        "in_list": number_cell(total.in_list),
+        "changed": number_cell(total.changed),
+        "improved": number_cell(total.improved),
+        "worsened": number_cell(total.worsened),
         "early_rejections": str(total.early_rejections),
         "cut_off": str(total.cut_off),
     }
@@ -223,11 +218,7 @@ def _draw_bins(axis: Any, run: CorrectionMetrics) -> None:
 
 
 def _interval(name: str, item: Rate | Difference) -> dict[str, str]:
-    return {name: _number(item.value), f"{name}_low": _number(item.low), f"{name}_high": _number(item.high)}
-
-
-def _number(value: float | None) -> str:
-    return "" if value is None else f"{value:.6f}"
+    return {name: number_cell(item.value), f"{name}_low": number_cell(item.low), f"{name}_high": number_cell(item.high)}
 
 
 def _percent(value: float | None) -> float:
@@ -241,9 +232,3 @@ def _shown_percent(cell: str) -> str:
 def _shown_rate(row: Cells, name: str) -> str:
     low, high = row[f"{name}_low"], row[f"{name}_high"]
     return _shown_percent(row[name]) + (f" [{_shown_percent(low)}, {_shown_percent(high)}]" if low and high else "")
-
-
-def _html_line(tag: str, cells: Sequence[str]) -> str:
-    kinds = [' class="name"' if index < NAME_COLUMNS else "" for index in range(len(cells))]
-    parts = [f"<{tag}{kind}>{html.escape(cell)}</{tag}>" for kind, cell in zip(kinds, cells, strict=True)]
-    return f"<tr>{''.join(parts)}</tr>"

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import html
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -15,11 +14,10 @@ from utterflow.provenance import Stopwatch, write_meta
 from utterflow.rationale.records import RationaleMetrics
 from utterflow.records import parse_record
 from utterflow.report.summary import STYLE, aligned_text
+from utterflow.report.tables import Cells, html_line, number_cell, write_tsv
 
 STAGE = "summarize_rationales"
 QUESTIONS = ("intent_candidates", "slot_candidates", "intent_pruning", "slot_grounding")
-
-Cells = Mapping[str, str]
 
 
 def summarize_rationales(
@@ -41,10 +39,7 @@ def summarize_rationales(
     if not runs:
         raise UserError("there is no rationale to report", fix="name one under `rationales` in an entry of `runs`")
     rows = [rationale_cells(run) for run in sorted(runs, key=lambda run: (run.rationale, run.k))]
-    with atomic_writer(table) as handle:
-        writer = csv.DictWriter(handle, list(rows[0]), delimiter="\t", lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(rows)
+    write_tsv(table, rows)
     with atomic_writer(page) as handle:
         handle.write(html_page(cfg["title"] or cfg["name"], rows))
     write_meta(
@@ -72,7 +67,7 @@ def read_rationale(path: Path) -> RationaleMetrics:
 def rationale_cells(run: RationaleMetrics) -> dict[str, str]:
     """One metrics file as a row of the table."""
     fallbacks = {
-        f"{name}_fallback": _number(run.questions[name].fallback_share if name in run.questions else None)
+        f"{name}_fallback": number_cell(run.questions[name].fallback_share if name in run.questions else None)
         for name in QUESTIONS
     }
     return {
@@ -85,20 +80,20 @@ def rationale_cells(run: RationaleMetrics) -> dict[str, str]:
         "model": run.model,
         "n": str(run.rows["out"]),
         "rejected": str(run.rows["rejected"]),
-        "valid": _number(run.valid_share),
-        "agreeing": _number(run.agreeing_share),
-        "fallback": _number(run.fallback_share),
+        "valid": number_cell(run.valid_share),
+        "agreeing": number_cell(run.agreeing_share),
+        "fallback": number_cell(run.fallback_share),
         **fallbacks,
         "gold_slots": str(run.slots.gold),
-        "heard": _number(run.slots.heard_share),
-        "grounded": _number(run.slots.grounded_share),
-        "spans_heard": _number(run.slots.spans_heard_share),
+        "heard": number_cell(run.slots.heard_share),
+        "grounded": number_cell(run.slots.grounded_share),
+        "spans_heard": number_cell(run.slots.spans_heard_share),
         "tries": str(run.tries),
         "input_tokens": str(run.input_tokens),
         "cached_tokens": str(run.cached_tokens),
         "output_tokens": str(run.output_tokens),
         "reasoning_tokens": str(run.reasoning_tokens),
-        "cost": _number(run.cost),
+        "cost": number_cell(run.cost),
         "currency": run.currency or "",
         "seconds": f"{run.seconds:.3f}",
     }
@@ -138,8 +133,8 @@ def rationales_text(rows: Sequence[Cells]) -> str:
 def html_page(title: str, rows: Sequence[Cells]) -> str:
     """The table as a self-contained HTML page."""
     name = html.escape(title)
-    lines = [_html_line("th", [heading for heading, _ in SHOWN])]
-    lines += [_html_line("td", [cell(row) for _, cell in SHOWN]) for row in rows]
+    lines = [html_line("th", [heading for heading, _ in SHOWN], NAME_COLUMNS)]
+    lines += [html_line("td", [cell(row) for _, cell in SHOWN], NAME_COLUMNS) for row in rows]
     return (
         f'<!doctype html>\n<html lang="en">\n<head><meta charset="utf-8"><title>{name}</title>'
         f"<style>{STYLE}</style></head>\n<body>\n<h1>{name}</h1>\n"
@@ -151,15 +146,5 @@ def html_page(title: str, rows: Sequence[Cells]) -> str:
     )
 
 
-def _number(value: float | None) -> str:
-    return "" if value is None else f"{value:.6f}"
-
-
 def _percent(cell: str) -> str:
     return f"{100 * float(cell):.2f}" if cell else "undefined"
-
-
-def _html_line(tag: str, cells: Sequence[str]) -> str:
-    kinds = [' class="name"' if index < NAME_COLUMNS else "" for index in range(len(cells))]
-    parts = [f"<{tag}{kind}>{html.escape(cell)}</{tag}>" for kind, cell in zip(kinds, cells, strict=True)]
-    return f"<tr>{''.join(parts)}</tr>"

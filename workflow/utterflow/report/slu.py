@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import html
 import math
 from collections.abc import Callable, Mapping, Sequence
@@ -16,6 +15,7 @@ from utterflow.provenance import Stopwatch, write_meta
 from utterflow.records import Rate, parse_record
 from utterflow.report.figures import figure
 from utterflow.report.summary import STYLE, aligned_text
+from utterflow.report.tables import Cells, html_line, number_cell, write_tsv
 from utterflow.slu.records import SluMetrics, SluScores
 
 STAGE = "summarize_slu"
@@ -35,8 +35,6 @@ PUBLISHED = (
     ("ESPnet", "quoted without a source that we could find", 86.53, 77.63),
     ("Qwen2.5-Omni, multi-task with rationales", "quoted without a source that we could find", 88.35, 76.88),
 )
-
-Cells = Mapping[str, str]
 
 
 def summarize_slu(
@@ -69,10 +67,7 @@ def summarize_slu(
             "there is no understanding to report", fix="name one under `understandings` in an entry of `runs`"
         )
     rows = [slu_row(run, cfg["understandings"][run.understanding]) for run in runs]
-    with atomic_writer(table) as handle:
-        writer = csv.DictWriter(handle, list(rows[0]), delimiter="\t", lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(rows)
+    write_tsv(table, rows)
     with atomic_writer(page) as handle:
         handle.write(html_page(cfg["title"] or cfg["name"], rows))
     plot_slu(runs, scores)
@@ -109,17 +104,17 @@ def slu_row(run: SluMetrics, described: Mapping[str, str]) -> dict[str, str]:
         "average": run.average,
         "gold": str(run.gold),
         "n": str(run.scored),
-        "coverage": _number(run.coverage),
+        "coverage": number_cell(run.coverage),
         "rejected": str(sum(run.rejected_before.values())),
         "without_gold": str(run.without_gold),
         "repeated": str(run.repeated),
         "unparsable": str(run.unparsable),
         "cut_off": str(run.cut_off),
-        "confidence": _number(run.confidence),
+        "confidence": number_cell(run.confidence),
         **_interval("intent_accuracy", shown.intent_accuracy),
         **_interval("entity_f1", shown.entity_f1),
-        "entity_precision": _number(run.entities.precision),
-        "entity_recall": _number(run.entities.recall),
+        "entity_precision": number_cell(run.entities.precision),
+        "entity_recall": number_cell(run.entities.recall),
         **_interval("slu_f1", shown.slu_f1),
         **_scores("micro", run.micro),
         **_scores("macro", run.macro),
@@ -169,11 +164,11 @@ def html_page(title: str, rows: Sequence[Cells]) -> str:
     """The summary as a self-contained HTML page, with published numbers in a table of their own."""
     name = html.escape(title)
     levels = " or ".join(sorted({f"{100 * float(row['confidence']):g}%" for row in rows}))
-    lines = [_html_line("th", [heading for heading, _ in SHOWN], NAME_COLUMNS)]
-    lines += [_html_line("td", [cell(row) for _, cell in SHOWN], NAME_COLUMNS) for row in rows]
-    published = [_html_line("th", ["system", "source", "intent %", "SLU-F1 %"], 2)]
+    lines = [html_line("th", [heading for heading, _ in SHOWN], NAME_COLUMNS)]
+    lines += [html_line("td", [cell(row) for _, cell in SHOWN], NAME_COLUMNS) for row in rows]
+    published = [html_line("th", ["system", "source", "intent %", "SLU-F1 %"], 2)]
     published += [
-        _html_line("td", [system, source, f"{intent:.2f}", f"{slu_f1:.2f}"], 2)
+        html_line("td", [system, source, f"{intent:.2f}", f"{slu_f1:.2f}"], 2)
         for system, source, intent, slu_f1 in PUBLISHED
     ]
     return (
@@ -228,15 +223,13 @@ def _tick(run: SluMetrics) -> str:
 
 
 def _interval(name: str, item: Rate) -> dict[str, str]:
-    return {name: _number(item.value), f"{name}_low": _number(item.low), f"{name}_high": _number(item.high)}
+    return {name: number_cell(item.value), f"{name}_low": number_cell(item.low), f"{name}_high": number_cell(item.high)}
 
 
 def _scores(name: str, item: SluScores | None) -> dict[str, str]:
-    return {f"{name}_{metric}": _number(getattr(item, metric) if item else None) for metric in SluScores.model_fields}
-
-
-def _number(value: float | None) -> str:
-    return "" if value is None else f"{value:.6f}"
+    return {
+        f"{name}_{metric}": number_cell(getattr(item, metric) if item else None) for metric in SluScores.model_fields
+    }
 
 
 def _percent(value: float | None) -> float:
@@ -260,9 +253,3 @@ def _shown_intent(row: Cells) -> str:
 
 def _shown_candidates(row: Cells) -> str:
     return row["candidates"] + ("" if row["input_format"] == "asr" else f" ({row['input_format']})")
-
-
-def _html_line(tag: str, cells: Sequence[str], names: int) -> str:
-    kinds = [' class="name"' if index < names else "" for index in range(len(cells))]
-    parts = [f"<{tag}{kind}>{html.escape(cell)}</{tag}>" for kind, cell in zip(kinds, cells, strict=True)]
-    return f"<tr>{''.join(parts)}</tr>"

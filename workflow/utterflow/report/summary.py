@@ -13,10 +13,10 @@ from utterflow.errors import UserError
 from utterflow.files import atomic_writer, read_json
 from utterflow.provenance import Stopwatch, write_meta
 from utterflow.records import AsrMetrics, Rate, parse_record
+from utterflow.report.tables import Cells, html_line, number_cell, write_tsv
 
 log = logging.getLogger("utterflow")
 
-Cells = Mapping[str, str]
 
 STYLE = """
 body { font: 15px/1.45 system-ui, sans-serif; margin: 2em; color: #1b1f24; }
@@ -48,10 +48,7 @@ def summarize_asr(
     if not runs:
         raise UserError("there is no run to report", fix="add an entry to `runs` in the configuration")
     rows = [summary_row(run) for run in runs]
-    with atomic_writer(table) as handle:
-        writer = csv.DictWriter(handle, list(rows[0]), delimiter="\t", lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(rows)
+    write_tsv(table, rows)
     with atomic_writer(page) as handle:
         handle.write(html_page(cfg["title"] or cfg["name"], rows))
     write_meta(
@@ -87,18 +84,18 @@ def summary_row(run: AsrMetrics) -> dict[str, str]:
         "n": str(total.utterances),
         "rejected": str(run.rows["rejected"] + sum(run.rejected_before.values())),
         "words": str(total.words),
-        "confidence": _number(run.confidence),
+        "confidence": number_cell(run.confidence),
         **_interval("wer", total.wer),
         **_interval("mbr", total.mbr),
         "oracle_n": str(longest),
         **_interval("oracle", total.oracle[longest]),
         **_interval("compositional_oracle", total.compositional_oracle),
-        "cer": _number(total.cer),
-        "sentence_error_rate": _number(total.sentence_error_rate),
-        "relative_oracle_gain": _number(relative_gain(total.wer, total.oracle[longest])),
-        "mean_hypotheses": _number(total.mean_hypotheses),
-        "mean_distinct_hypotheses": _number(total.mean_distinct_hypotheses),
-        "fallback_share": _number(total.fallback_share),
+        "cer": number_cell(total.cer),
+        "sentence_error_rate": number_cell(total.sentence_error_rate),
+        "relative_oracle_gain": number_cell(relative_gain(total.wer, total.oracle[longest])),
+        "mean_hypotheses": number_cell(total.mean_hypotheses),
+        "mean_distinct_hypotheses": number_cell(total.mean_distinct_hypotheses),
+        "fallback_share": number_cell(total.fallback_share),
     }
 
 
@@ -153,7 +150,7 @@ def aligned_text(table: Sequence[Sequence[str]], name_columns: int) -> str:
 def html_page(title: str, rows: Sequence[Cells]) -> str:
     """The summary as a self-contained HTML page."""
     heading, *body = shown_table(rows)
-    lines = [_html_line("th", heading), *(_html_line("td", line) for line in body)]
+    lines = [html_line("th", heading, NAME_COLUMNS), *(html_line("td", line, NAME_COLUMNS) for line in body)]
     name = html.escape(title)
     return (
         f'<!doctype html>\n<html lang="en">\n<head><meta charset="utf-8"><title>{name}</title>'
@@ -190,11 +187,7 @@ def read_summary(table: Path, as_text: Callable[[Sequence[Cells]], str]) -> str:
 
 
 def _interval(name: str, item: Rate) -> dict[str, str]:
-    return {name: _number(item.value), f"{name}_low": _number(item.low), f"{name}_high": _number(item.high)}
-
-
-def _number(value: float | None) -> str:
-    return "" if value is None else f"{value:.6f}"
+    return {name: number_cell(item.value), f"{name}_low": number_cell(item.low), f"{name}_high": number_cell(item.high)}
 
 
 def _percent(cell: str) -> str:
@@ -209,9 +202,3 @@ def _with_interval(row: Cells, name: str) -> str:
 def _interval_note(rows: Sequence[Cells]) -> str:
     levels = sorted({f"{100 * float(row['confidence']):g}%" for row in rows})
     return f"[low, high]: {' or '.join(levels)} bootstrap interval"
-
-
-def _html_line(tag: str, cells: Sequence[str]) -> str:
-    kinds = [' class="name"' if index < NAME_COLUMNS else "" for index in range(len(cells))]
-    parts = [f"<{tag}{kind}>{html.escape(cell)}</{tag}>" for kind, cell in zip(kinds, cells, strict=True)]
-    return f"<tr>{''.join(parts)}</tr>"
