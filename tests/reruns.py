@@ -4,9 +4,15 @@ from __future__ import annotations
 
 import json
 import re
+from pathlib import Path
 from typing import Any
 
 import workspace
+from rerun_keys import Key
+
+from utterflow.config.load import load_config
+from utterflow.config.reference import all_keys
+from utterflow.targets import trainings
 
 ONLY_TRAIN = ("folds", "cross_fitted", "held_out")  # keys about the logits of the train partition
 ASKED = {"servers": "server", "models": "model"}
@@ -103,3 +109,23 @@ def with_followers(jobs: list[workspace.Job], first: list[workspace.Job]) -> set
 def placed(jobs: list[workspace.Job]) -> set[tuple[Any, ...]]:
     """Rule, threads and resources of each job."""
     return {(job.output, job.rule, job.threads, tuple(job.resources.items())) for job in jobs}
+
+
+def check_reruns(folder: Path, config: dict[str, Any], other: dict[str, Any], key: Key, where: str) -> None:
+    """With `other`, just the rules that the documentation of the changed key names rerun, and what follows them."""
+    documented = next(info.reruns for info in all_keys() if (info.path, info.variant) == key)
+    jobs = dry_run(folder, other)
+    first = list(first_jobs(other, jobs, where, documented))
+    assert first, "no job uses this key"
+    first += [job for job in jobs if not all((folder / path).exists() for path in job.output)]
+    if trainings(load_config(config)) != trainings(load_config(other)):
+        first += [job for job in jobs if job.rule == "plot_training"]
+    assert {job.name for job in jobs if job.needed} == with_followers(jobs, first)
+
+
+def check_placement(folder: Path, jobs: list[workspace.Job], other: dict[str, Any], key: Key) -> None:
+    """With `other`, nothing reruns, but threads or resources of some of the jobs are others."""
+    assert next(info.reruns for info in all_keys() if (info.path, info.variant) == key) == ()
+    after = dry_run(folder, other)
+    assert [job.name for job in after if job.needed] == []
+    assert placed(after) != placed(jobs)

@@ -7,11 +7,7 @@ import re
 import pytest
 import stubbed
 from rerun_keys import CORRECTOR_CHANGES, CORRECTOR_PLACEMENT
-from reruns import changed, dry_run, first_jobs, placed, with_followers
-
-from utterflow.config.load import load_config
-from utterflow.config.reference import all_keys
-from utterflow.targets import trainings
+from reruns import changed, check_placement, check_reruns, dry_run, with_followers
 
 LEXICON = {"tokens": "tokens.txt", "lexicon": "lexicon.txt"}
 
@@ -37,14 +33,7 @@ def test_a_changed_key_reruns_what_uses_it_and_what_follows(place, key):
     folder, config = place
     where, value = CORRECTOR_CHANGES[key]
     other = changed(config, where, value)
-    documented = next(info.reruns for info in all_keys() if (info.path, info.variant) == key)
-    jobs = dry_run(folder, other)
-    first = list(first_jobs(other, jobs, where, documented))
-    assert first, "no job uses this key"
-    first += [job for job in jobs if not all((folder / path).exists() for path in job.output)]
-    if trainings(load_config(config)) != trainings(load_config(other)):
-        first += [job for job in jobs if job.rule == "plot_training"]
-    assert {job.name for job in jobs if job.needed} == with_followers(jobs, first)
+    check_reruns(folder, config, other, key, where)
 
 
 @pytest.mark.parametrize("key", CORRECTOR_PLACEMENT, ids=lambda key: key[0])
@@ -52,10 +41,7 @@ def test_placement_reruns_nothing_but_takes_effect(place, jobs, key):
     folder, config = place
     where, value = CORRECTOR_PLACEMENT[key]
     other = changed(config, where, value)
-    assert next(info.reruns for info in all_keys() if (info.path, info.variant) == key) == ()
-    after = dry_run(folder, other)
-    assert [job.name for job in after if job.needed] == []
-    assert placed(after) != placed(jobs)
+    check_placement(folder, jobs, other, key)
 
 
 def test_targets_follow_the_runs(place):

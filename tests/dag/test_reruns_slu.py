@@ -7,11 +7,7 @@ import re
 import pytest
 import stubbed
 from rerun_keys import SLU_CHANGES, SLU_PLACEMENT
-from reruns import changed, dry_run, first_jobs, placed, with_followers
-
-from utterflow.config.load import load_config
-from utterflow.config.reference import all_keys
-from utterflow.targets import trainings
+from reruns import changed, check_placement, check_reruns, dry_run
 
 
 @pytest.fixture(scope="module")
@@ -37,24 +33,14 @@ def test_a_changed_key_reruns_what_uses_it_and_what_follows(place, key):
     other = changed(config, where, value)
     if key[0] == "rationales.*.evidence":
         other = changed(other, "models/lm/kind", "audio")
-    documented = next(info.reruns for info in all_keys() if (info.path, info.variant) == key)
-    jobs = dry_run(folder, other)
-    first = list(first_jobs(other, jobs, where, documented))
-    assert first, "no job uses this key"
-    first += [job for job in jobs if not all((folder / path).exists() for path in job.output)]
-    if trainings(load_config(config)) != trainings(load_config(other)):
-        first += [job for job in jobs if job.rule == "plot_training"]
-    assert {job.name for job in jobs if job.needed} == with_followers(jobs, first)
+    check_reruns(folder, config, other, key, where)
 
 
 @pytest.mark.parametrize("key", SLU_PLACEMENT, ids=lambda key: key[0])
 def test_placement_reruns_nothing_but_takes_effect(place, jobs, key):
     folder, config = place
     other = changed(config, *SLU_PLACEMENT[key])
-    assert next(info.reruns for info in all_keys() if (info.path, info.variant) == key) == ()
-    after = dry_run(folder, other)
-    assert [job.name for job in after if job.needed] == []
-    assert placed(after) != placed(jobs)
+    check_placement(folder, jobs, other, key)
 
 
 def test_targets_follow_the_runs(place):
@@ -65,4 +51,5 @@ def test_targets_follow_the_runs(place):
     assert {dict(job.wildcards).get("k") for job in made} == {"3", None}
     fewer = changed(changed(config, "runs/0/rationales", []), "runs/0/understandings", ["mixed"])
     rules = {job.rule for job in dry_run(folder, fewer) if job.needed}
+    assert "summarize_slu" in rules
     assert rules <= {"summarize_slu", "summarize_rationales", "plot_training", "all"}
